@@ -1,0 +1,85 @@
+//! The only place that reads the time of day.
+//!
+//! The daemon asks one [`Clock`] that it was given; the demo gives it a faster one, tests one that
+//! they move by hand. Decisions never see a clock, only a `now` that somebody read from one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use crate::model::{Seconds, Timestamp};
+
+/// Tells the time of day and waits.
+#[derive(Clone, Debug)]
+pub struct Clock(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    System,
+    /// Runs `speed` times as fast as the system's clock since `origin`.
+    Fast {
+        origin: SystemTime,
+        speed: u32,
+    },
+    Manual(Arc<AtomicU64>),
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the time"
+)]
+fn system_now() -> SystemTime {
+    SystemTime::now()
+}
+
+impl Clock {
+    /// The system's clock.
+    pub const fn system() -> Self {
+        Self(Kind::System)
+    }
+
+    /// A clock that shows the system's time now and then runs `speed` times as fast.
+    pub fn fast(speed: u32) -> Self {
+        Self(Kind::Fast {
+            origin: system_now(),
+            speed: speed.max(1),
+        })
+    }
+
+    /// A clock that stands still until [`Clock::set`] moves it.
+    pub fn manual(start: Timestamp) -> Self {
+        Self(Kind::Manual(Arc::new(AtomicU64::new(start.unix()))))
+    }
+
+    /// The time of day.
+    pub fn now(&self) -> Timestamp {
+        match &self.0 {
+            Kind::System => Timestamp::from_system_time(system_now()),
+            Kind::Fast { origin, speed } => {
+                let elapsed = system_now().duration_since(*origin).unwrap_or_default();
+                Timestamp::from_system_time(*origin + elapsed.saturating_mul(*speed))
+            }
+            Kind::Manual(seconds) => Timestamp::from_unix(seconds.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Moves a manual clock; does nothing to the others.
+    pub fn set(&self, now: Timestamp) {
+        if let Kind::Manual(seconds) = &self.0 {
+            seconds.store(now.unix(), Ordering::SeqCst);
+        }
+    }
+
+    /// How long `seconds` of this clock take for a process that waits for them.
+    pub fn real(&self, seconds: Seconds) -> Duration {
+        match &self.0 {
+            Kind::System | Kind::Manual(_) => seconds.to_duration(),
+            Kind::Fast { speed, .. } => seconds.to_duration() / *speed,
+        }
+    }
+
+    /// Waits for `seconds` of this clock.
+    pub async fn sleep(&self, seconds: Seconds) {
+        tokio::time::sleep(self.real(seconds)).await;
+    }
+}

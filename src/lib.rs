@@ -1,0 +1,58 @@
+//! vcycle: a VM lifecycle manager daemon. This page is the map of the code.
+//!
+//! One pass over one space goes one way:
+//!
+//! ```text
+//!            files                cloud + directories
+//!              |                          |
+//!           config  ------------------> observe
+//!              |                          |   SpaceSnapshot
+//!              +-----------+--------------+
+//!                          v
+//!                       decide            pure: (config, snapshot, now, seed) -> Plan
+//!                          |   Plan: bookkeeping, deletes, creates, and why not more
+//!              +-----------+--------------+
+//!              v                          v
+//!           record                       act
+//!   directories, abort times,     deletes, then creates,
+//!   accounting, memory            on the cloud
+//! ```
+//!
+//! [`daemon::run`] does that for every space in a task of its own, at every tick. There are no
+//! retries inside a pass that change anything: the next pass is the retry. The dry run
+//! (`vcycled plan`) and replays go through the same observe and decide and stop there.
+//!
+//! | module | what it is for | uses |
+//! | --- | --- | --- |
+//! | [`model`] | names, units, times, machines: plain data | nothing |
+//! | [`clock`], [`rng`] | the only places that read the time and entropy | model |
+//! | [`config`] | from files to typed, checked values; every problem with file and line | model |
+//! | [`state`] | the state directory; the only place that knows its names | model |
+//! | [`cloud`] | the seam to the clouds, and the adapters behind it | config, model, clock |
+//! | [`observe`] | joins what the cloud lists with what the directories say | cloud's answers, state |
+//! | [`decide`] | what to write down, destroy and create | config, model, rng |
+//! | [`act`] | carries out deletes and creates | cloud, state, decide's plan |
+//! | [`account`] | APEL records and where they go | config, model, state |
+//! | [`record`] | writes down what was found out and done | state, account, observe's memory |
+//! | [`server`] | HTTPS for the machines: features out, heartbeats and messages in | state, model |
+//! | [`daemon`] | the driver and the tasks of the spaces | all of these |
+//! | [`cli`] | the command line | daemon |
+//!
+//! What holds everywhere:
+//!
+//! 1. [`decide`] never fails, never does I/O, and never reads a clock.
+//! 2. Without a complete listing nothing is destroyed, created or written down.
+//! 3. What must survive a crash is on disk before the cloud is asked ([`act`]), and the end of a
+//!    machine is written so that each step can be repeated ([`record`]).
+//! 4. Memory is a cache of the state directory. A daemon that is killed at any instruction goes
+//!    on from the files.
+//! 5. The [`server`] never sees a cloud and the clouds' adapters never see the state directory;
+//!    they meet in files.
+//! 6. A secret is a [`model::Secret`] from where it is read to where it is sent.
+//! 7. There is one writer for each thing: one daemon on a state directory, one task for a space,
+//!    and values that are handed over, not locks that are shared.
+
+pub mod clock;
+pub mod model;
+pub mod rng;
+pub mod telemetry;

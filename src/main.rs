@@ -1,0 +1,3 @@
+//! The `vcycled` command.
+
+fn main() {}

@@ -1,0 +1,23 @@
+//! Plain data: names, units, times, machines. No I/O, no async, no clock.
+//!
+//! Everything else in the crate talks in these types. A value that exists is a valid value: each
+//! type checks what it is made from and there is no way around the check.
+
+pub mod dn;
+pub mod ids;
+pub mod machine;
+pub mod secret;
+pub mod snapshot;
+pub mod time;
+pub mod units;
+
+pub use dn::Dn;
+pub use ids::{CloudId, FactoryName, InvalidName, MachineName, MachinetypeName, SpaceName};
+pub use machine::{
+    CloudFacts, CloudLimits, CloudMachine, Ended, Flavor, MachineFiles, MachineState, Marks,
+    ShutdownMessage,
+};
+pub use secret::Secret;
+pub use snapshot::{Heartbeat, History, Machine, SpaceSnapshot};
+pub use time::{Seconds, Timestamp};
+pub use units::{Hs06, InvalidUnit, Processors, Share};

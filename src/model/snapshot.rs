@@ -1,0 +1,105 @@
+//! One space as it was at one moment: everything that decisions are made from, apart from the
+//! configuration.
+
+use std::collections::BTreeMap;
+
+use super::{
+    CloudFacts, CloudMachine, MachineFiles, MachinetypeName, Processors, ShutdownMessage, Timestamp,
+};
+
+/// One space at the moment of one complete scan. There is no snapshot of an incomplete one: a
+/// partial list is no list (SPEC 3).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SpaceSnapshot {
+    /// What the cloud says of itself.
+    pub facts: CloudFacts,
+    /// Our machines: each has a directory, a VM, or both.
+    pub machines: Vec<Machine>,
+    /// VMs that carry our marks but have no directory: created by us before the state directory
+    /// was lost.
+    pub unfiled: Vec<CloudMachine>,
+    /// VMs that are not ours, for people to look at; decisions only see how many there are.
+    pub foreign: Vec<CloudMachine>,
+    /// How many VMs are not ours.
+    pub foreign_machines: u32,
+    /// The processors of those.
+    pub foreign_processors: Processors,
+    /// What is known of each machinetype from before.
+    pub history: BTreeMap<MachinetypeName, History>,
+    /// When the complete scan before this one was.
+    pub previous_scan: Option<Timestamp>,
+    /// How many scans in a row, this one included, have listed none of three or more machines
+    /// that should be there.
+    pub empty_scans: u32,
+    /// Since when machines have been able to write heartbeats to us without a break: the start of
+    /// our HTTPS server. `None` when that is not known or not us.
+    pub listening_since: Option<Timestamp>,
+}
+
+/// One machine of ours: its directory joined with what the cloud lists under its name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Machine {
+    /// What its directory says.
+    pub files: MachineFiles,
+    /// What the cloud lists: nothing, one VM, or, after a lost answer, more than one.
+    pub listed: Vec<CloudMachine>,
+    /// How many complete scans in a row, this one included, have not listed it.
+    pub missed_scans: u32,
+    /// The last scan of this daemon's life that saw it running.
+    pub last_running: Option<Timestamp>,
+    /// How many deletes of it have been tried in this daemon's life.
+    pub delete_tries: u32,
+    /// Its heartbeat file.
+    pub heartbeat: Heartbeat,
+    /// What `joboutputs/shutdown_message` holds. Looked for only when the machine has stopped.
+    pub shutdown_message: Option<ShutdownMessage>,
+}
+
+/// What was found when a heartbeat file was looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heartbeat {
+    /// It was not looked for, or could not be: nothing follows from that.
+    Unknown,
+    /// There is no such file.
+    Missing,
+    /// The file was last written at this time.
+    At(Timestamp),
+}
+
+/// What is known of a machinetype from before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// `last_abort_time`.
+    pub last_abort: Option<Timestamp>,
+    /// How many passes in a row, of those that learnt anything, have found creations or boots
+    /// failed; 0 after a machine that started.
+    pub failures: u32,
+    /// When the last of them did.
+    pub last_failure: Option<Timestamp>,
+}
+
+impl History {
+    /// A pass at `now` has found a creation or boot failed. A second one in the same pass is the
+    /// same trouble: a batch that fails at once must not pause like as many tries in a row.
+    pub fn note_failure(&mut self, now: Timestamp) {
+        if self.last_failure != Some(now) {
+            self.failures = self.failures.saturating_add(1);
+            self.last_failure = Some(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_fails_at_once_counts_as_one_failure() {
+        let mut history = History::default();
+        for now in [100, 100, 100, 160, 160] {
+            history.note_failure(Timestamp::from_unix(now));
+        }
+        assert_eq!(history.failures, 2);
+        assert_eq!(history.last_failure, Some(Timestamp::from_unix(160)));
+    }
+}

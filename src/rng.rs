@@ -1,0 +1,36 @@
+//! The only place that reads entropy.
+//!
+//! Each pass draws one [`Seed`], logs it, and splits it into one stream for each purpose, so that
+//! a pass can be replayed and a new draw for one purpose does not change the others.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Where the randomness of one pass comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed(pub u64);
+
+/// What a stream of random numbers is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Breaking ties between machinetypes.
+    Ties = 1,
+    /// The random characters of machine names.
+    Names = 2,
+    /// What the embedded cloud and its VMs do.
+    SimulatedVms = 3,
+}
+
+impl Seed {
+    /// A seed from the system's entropy.
+    pub fn from_entropy() -> Self {
+        Self(ChaCha8Rng::from_os_rng().random())
+    }
+
+    /// The stream for one purpose.
+    pub fn stream(self, purpose: Purpose) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.0);
+        rng.set_stream(purpose as u64);
+        rng
+    }
+}

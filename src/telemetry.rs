@@ -1,0 +1,113 @@
+//! Logging: where it goes and how an error is written out.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+/// An error with everything that caused it, on one line: `a: b: c`.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        // Some errors print their source themselves.
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Sends events to standard error: without times under systemd, which adds its own; with colours
+/// only on a terminal. `VCYCLE_LOG` takes a filter such as `debug` or `vcycle::server=debug`.
+pub fn start(filter: Option<&str>, under_systemd: bool) {
+    let wanted = filter.map(EnvFilter::try_new).transpose();
+    let refused = wanted.as_ref().err().map(ToString::to_string);
+    let filter = wanted
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A second call, in a process that hosts several daemons for a test, changes nothing.
+    let started = if under_systemd {
+        builder.without_time().try_init()
+    } else {
+        builder.try_init()
+    };
+    if let Err(error) = started {
+        tracing::debug!(%error, "logging was already set up");
+    }
+    if let Some(error) = refused {
+        tracing::warn!(%error, "VCYCLE_LOG cannot be understood; logging as without it");
+    }
+}
+
+/// Messages that would come in every cycle: said once, counted, and said to be over.
+#[derive(Debug, Default)]
+pub struct Repeats {
+    standing: HashMap<String, Standing>,
+}
+
+#[derive(Debug)]
+struct Standing {
+    message: String,
+    count: u64,
+}
+
+impl Repeats {
+    /// Whether `message` about `subject` is news: the first, or another than the last time.
+    pub fn is_news(&mut self, subject: &str, message: &str) -> bool {
+        match self.standing.get_mut(subject) {
+            Some(standing) if standing.message == message => {
+                standing.count += 1;
+                false
+            }
+            _ => {
+                self.standing.insert(
+                    subject.to_owned(),
+                    Standing {
+                        message: message.to_owned(),
+                        count: 1,
+                    },
+                );
+                true
+            }
+        }
+    }
+
+    /// The trouble with `subject` is over: how many times it was reported, if it ever was.
+    pub fn is_over(&mut self, subject: &str) -> Option<u64> {
+        self.standing.remove(subject).map(|standing| standing.count)
+    }
+
+    /// Whether there is trouble with `subject` that is not over.
+    pub fn is_standing(&self, subject: &str) -> bool {
+        self.standing.contains_key(subject)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_trouble_is_told_once_until_it_changes_or_ends() {
+        let mut repeats = Repeats::default();
+        assert!(repeats.is_news("cloud", "down"));
+        assert!(!repeats.is_news("cloud", "down"));
+        assert!(repeats.is_news("cloud", "401"));
+        assert!(repeats.is_standing("cloud"));
+        assert_eq!(repeats.is_over("cloud"), Some(1));
+        assert!(!repeats.is_standing("cloud"));
+        assert_eq!(repeats.is_over("cloud"), None);
+        assert!(repeats.is_news("cloud", "401"));
+    }
+}
