@@ -55,4 +55,5 @@
 pub mod clock;
 pub mod model;
 pub mod rng;
+pub mod state;
 pub mod telemetry;

@@ -1,0 +1,146 @@
+//! Where everything is below the state directory (SPEC 2). The only code that knows these names:
+//! site scripts and Apache read the same tree, so the names are an interface.
+
+use std::path::{Path, PathBuf};
+
+use crate::model::{MachineName, MachinetypeName, SpaceName};
+
+/// The default state directory.
+pub const DEFAULT_ROOT: &str = "/var/lib/vcycle";
+
+/// Paths below one state directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+/// The files of a machine's directory that hold one moment in Unix seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeFile {
+    /// Before the cloud was asked for it.
+    Created,
+    /// It began to run.
+    Started,
+    /// The last time that it was known to run, when that has become uncertain.
+    Updated,
+    /// It ended.
+    Stopped,
+    /// Everything that its end asks for is on disk.
+    Finished,
+    /// We last asked the cloud to delete it.
+    Deleted,
+}
+
+impl TimeFile {
+    /// The name of the file.
+    pub const fn file_name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Started => "started",
+            Self::Updated => "updated",
+            Self::Stopped => "stopped",
+            Self::Finished => "finished",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// The three directories of a machine that VMs see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Published {
+    /// What the whole machine has.
+    Machinefeatures,
+    /// What the job in it (the one payload) has.
+    Jobfeatures,
+    /// What the machine writes.
+    Joboutputs,
+}
+
+impl Published {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Machinefeatures, Self::Jobfeatures, Self::Joboutputs];
+
+    /// The name of the directory, which is also the last part of its URL.
+    pub const fn dir_name(self) -> &'static str {
+        match self {
+            Self::Machinefeatures => "machinefeatures",
+            Self::Jobfeatures => "jobfeatures",
+            Self::Joboutputs => "joboutputs",
+        }
+    }
+}
+
+/// The file in joboutputs in which a VM says why it ended.
+pub const SHUTDOWN_MESSAGE: &str = "shutdown_message";
+
+impl Layout {
+    /// Paths below `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The state directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Directories of all machines.
+    pub fn machines(&self) -> PathBuf {
+        self.root.join("machines")
+    }
+
+    /// The directory of one machine.
+    pub fn machine(&self, name: &MachineName) -> PathBuf {
+        self.machines().join(name)
+    }
+
+    /// One of the directories of a machine that VMs see.
+    pub fn published(&self, name: &MachineName, which: Published) -> PathBuf {
+        self.machine(name).join(which.dir_name())
+    }
+
+    /// What is kept for one space.
+    pub fn space(&self, space: &SpaceName) -> PathBuf {
+        self.root.join("spaces").join(space)
+    }
+
+    /// An empty file whose modification time is the last complete scan of the space.
+    pub fn last_scan(&self, space: &SpaceName) -> PathBuf {
+        self.space(space).join("last_scan")
+    }
+
+    /// What is kept for one machinetype.
+    pub fn machinetype(&self, space: &SpaceName, machinetype: &MachinetypeName) -> PathBuf {
+        self.space(space).join("machinetypes").join(machinetype)
+    }
+
+    /// The site's own files for one machinetype: what relative file names mean.
+    pub fn machinetype_files(&self, space: &SpaceName, machinetype: &MachinetypeName) -> PathBuf {
+        self.machinetype(space, machinetype).join("files")
+    }
+
+    /// The time of the last abort of a machinetype, in Unix seconds.
+    pub fn last_abort_time(&self, space: &SpaceName, machinetype: &MachinetypeName) -> PathBuf {
+        self.machinetype(space, machinetype).join("last_abort_time")
+    }
+
+    /// All accounting records, by day.
+    pub fn apel_archive(&self) -> PathBuf {
+        self.root.join("apel-archive")
+    }
+
+    /// Accounting records that wait to be sent, by day.
+    pub fn apel_outgoing(&self) -> PathBuf {
+        self.root.join("apel-outgoing")
+    }
+
+    /// Where files grow before they are renamed to their place; on the same file system.
+    pub fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// The lock that keeps a second daemon off the directory.
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("vcycled.lock")
+    }
+}

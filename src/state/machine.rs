@@ -1,0 +1,462 @@
+//! One machine's directory: made whole, read once, changed a file at a time.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::{
+    IoContext, Layout, Published, SHUTDOWN_MESSAGE, StateError, Store, TimeFile, atomic,
+    read_small, read_time, read_value,
+};
+use crate::model::{
+    CloudId, Ended, FactoryName, Hs06, MachineFiles, MachineName, MachinetypeName, Processors,
+    Seconds, Secret, ShutdownMessage, SpaceName, Timestamp,
+};
+
+/// Everything that the directory of a new machine holds.
+#[derive(Clone, Debug)]
+pub struct NewMachine {
+    /// Its name.
+    pub name: MachineName,
+    /// Its space.
+    pub space: SpaceName,
+    /// Its machinetype.
+    pub machinetype: MachinetypeName,
+    /// The factory.
+    pub manager: FactoryName,
+    /// Now; or, for a machine found on the cloud without a directory, what the cloud says.
+    pub created: Timestamp,
+    /// The cloud's identifier, for a machine found on the cloud.
+    pub id: Option<CloudId>,
+    /// Who may write to joboutputs, as a distinguished name in slash form.
+    pub https_x509dn: Option<String>,
+    /// `fizzle_seconds` of the machinetype.
+    pub fizzle: Option<Seconds>,
+    /// `accounting_fqan` of the machinetype.
+    pub accounting_fqan: Option<String>,
+    /// The contextualization; `None` for a machine found on the cloud.
+    pub user_data: Option<Secret<Vec<u8>>>,
+    /// Files of `machinefeatures`: key to value. A key without value must not be in it.
+    pub machinefeatures: BTreeMap<&'static str, String>,
+    /// Files of `jobfeatures`.
+    pub jobfeatures: BTreeMap<&'static str, String>,
+}
+
+/// All machine directories of a state directory.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Those that could be read.
+    pub machines: Vec<MachineFiles>,
+    /// What was wrong with the others; they are left as they are.
+    pub problems: Vec<StateError>,
+}
+
+impl Store {
+    /// Reads all machine directories, each once.
+    ///
+    /// # Errors
+    /// When the directory of machines itself cannot be listed.
+    pub fn load_machines(&self) -> Result<Loaded, StateError> {
+        let dir = self.layout.machines();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::default()),
+            Err(error) => return Err(error).context("list", &dir),
+        };
+        let mut loaded = Loaded::default();
+        for entry in entries {
+            let entry = entry.context("list", &dir)?;
+            let Some(name) = entry
+                .file_name()
+                .to_str()
+                .and_then(|text| MachineName::new(text).ok())
+            else {
+                continue;
+            };
+            match load_machine(&self.layout, name) {
+                Ok(machine) => loaded.machines.push(machine),
+                Err(problem) => loaded.problems.push(problem),
+            }
+        }
+        loaded.machines.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(loaded)
+    }
+
+    /// Makes a machine's directory, whole, by rename (SPEC 7 step 1), and tells what is now in it.
+    ///
+    /// # Errors
+    /// When anything cannot be written; then there is no directory. A directory of that name
+    /// that exists already is an error too, and is left as it is.
+    pub fn create_machine(&self, new: &NewMachine) -> Result<MachineFiles, StateError> {
+        let growing = atomic::temporary_path(&self.layout.tmp());
+        let place = self.layout.machine(&new.name);
+        // The error names the place and not what grows in `tmp`, whose name is never the same: a
+        // trouble that lasts has to be the same text each time.
+        let made = fill_machine(&growing, new)
+            .context("create", &place)
+            .and_then(|()| {
+                // rename(2) onto a directory succeeds when that is empty: look first. Nobody
+                // else makes machine directories, so nothing can come in between.
+                if place.exists() {
+                    return Err(io::Error::from(io::ErrorKind::AlreadyExists))
+                        .context("create", &place);
+                }
+                atomic::rename(&growing, &place).context("create", &place)
+            });
+        if made.is_err() {
+            atomic::discard(&growing);
+        }
+        made.and_then(|()| load_machine(&self.layout, new.name.clone()))
+    }
+
+    /// Writes one of the time files.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_time(
+        &self,
+        name: &MachineName,
+        which: TimeFile,
+        time: Timestamp,
+    ) -> Result<(), StateError> {
+        let path = self.layout.machine(name).join(which.file_name());
+        self.write(&path, time.to_string().as_bytes(), atomic::PUBLIC)
+    }
+
+    /// Writes the cloud's identifier: `uuid`, and `job_id` for the VM itself.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_id(&self, name: &MachineName, id: &CloudId) -> Result<(), StateError> {
+        let job_id = self
+            .layout
+            .published(name, Published::Jobfeatures)
+            .join("job_id");
+        self.write(&job_id, id.as_str().as_bytes(), atomic::PUBLIC)?;
+        let path = self.layout.machine(name).join("uuid");
+        self.write(&path, id.as_str().as_bytes(), atomic::PUBLIC)
+    }
+
+    /// Writes the zone that the cloud placed it in.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_zone(&self, name: &MachineName, zone: &str) -> Result<(), StateError> {
+        let path = self.layout.machine(name).join("zone");
+        self.write(&path, zone.as_bytes(), atomic::PUBLIC)
+    }
+
+    /// Writes why we destroy it. The first reason stays, whatever a later try is for.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_ended(&self, name: &MachineName, ended: Ended) -> Result<(), StateError> {
+        let path = self.layout.machine(name).join("ended");
+        if path.exists() {
+            return Ok(());
+        }
+        self.write(&path, ended.word().as_bytes(), atomic::PUBLIC)
+    }
+
+    /// Moves the moment that it is told to be down by. VMs see it at once.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_shutdowntime(&self, name: &MachineName, time: Timestamp) -> Result<(), StateError> {
+        for (which, key) in [
+            (Published::Machinefeatures, "shutdowntime"),
+            (Published::Jobfeatures, "shutdowntime_job"),
+        ] {
+            let path = self.layout.published(name, which).join(key);
+            self.write(&path, time.to_string().as_bytes(), atomic::PUBLIC)?;
+        }
+        Ok(())
+    }
+
+    /// When a file in joboutputs was last written; `None` when there is none. What cannot be
+    /// looked at is an error, not a missing heartbeat: a VM must not die of our own trouble.
+    ///
+    /// # Errors
+    /// When the file system says anything but "not found".
+    pub fn heartbeat(
+        &self,
+        name: &MachineName,
+        file: &str,
+    ) -> Result<Option<Timestamp>, StateError> {
+        let path = self
+            .layout
+            .published(name, Published::Joboutputs)
+            .join(file);
+        match fs::symlink_metadata(&path).and_then(|found| found.modified()) {
+            Ok(time) => Ok(Some(Timestamp::from_system_time(time))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context("look at", &path),
+        }
+    }
+
+    /// The shutdown message, if there is one. A link or a directory of that name, which no VM can
+    /// make, is none.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn shutdown_message(
+        &self,
+        name: &MachineName,
+    ) -> Result<Option<ShutdownMessage>, StateError> {
+        let path = self
+            .layout
+            .published(name, Published::Joboutputs)
+            .join(SHUTDOWN_MESSAGE);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_file() => {}
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).context("look at", &path),
+        }
+        Ok(read_small(&path)?.map(|text| ShutdownMessage::parse(&text)))
+    }
+
+    /// Leaves `text` as the shutdown message unless the VM left one: that is never overwritten.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn leave_shutdown_message(&self, name: &MachineName, text: &str) -> Result<(), StateError> {
+        let path = self
+            .layout
+            .published(name, Published::Joboutputs)
+            .join(SHUTDOWN_MESSAGE);
+        let growing = atomic::temporary_path(&self.layout.tmp());
+        let written = atomic::create_synced(&growing, text.as_bytes(), atomic::PUBLIC)
+            // A hard link fails when the name is taken, where a rename would replace: the VM may
+            // be writing its own message at this moment.
+            .and_then(|()| match fs::hard_link(&growing, &path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                other => other,
+            });
+        atomic::discard(&growing);
+        written.context("write", &path)
+    }
+
+    /// Removes a machine's directory.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn remove_machine(&self, name: &MachineName) -> Result<(), StateError> {
+        let path = self.layout.machine(name);
+        atomic::remove_dir(&self.layout.tmp(), &path).context("remove", &path)
+    }
+}
+
+/// Writes everything below `dir`, which must not exist, and syncs it.
+fn fill_machine(dir: &Path, new: &NewMachine) -> io::Result<()> {
+    let public =
+        |path: &Path, text: &str| atomic::create_synced(path, text.as_bytes(), atomic::PUBLIC);
+    atomic::create_dir(dir, 0o755)?;
+    public(&dir.join("created"), &new.created.to_string())?;
+    public(&dir.join("machinetype_name"), new.machinetype.as_str())?;
+    public(&dir.join("space_name"), new.space.as_str())?;
+    public(&dir.join("manager"), new.manager.as_str())?;
+    if let Some(dn) = &new.https_x509dn {
+        public(&dir.join("https_x509dn"), dn)?;
+    }
+    if let Some(fizzle) = new.fizzle {
+        public(&dir.join("fizzle_seconds"), &fizzle.to_string())?;
+    }
+    if let Some(fqan) = &new.accounting_fqan {
+        public(&dir.join("accounting_fqan"), fqan)?;
+    }
+    if let Some(user_data) = &new.user_data {
+        atomic::create_synced(&dir.join("user_data"), user_data.reveal(), atomic::PRIVATE)?;
+    }
+    if let Some(id) = &new.id {
+        public(&dir.join("uuid"), id.as_str())?;
+    }
+    for which in Published::ALL {
+        let sub = dir.join(which.dir_name());
+        atomic::create_dir(&sub, 0o755)?;
+        let files = match which {
+            Published::Machinefeatures => &new.machinefeatures,
+            Published::Jobfeatures => &new.jobfeatures,
+            Published::Joboutputs => continue,
+        };
+        for (key, value) in files {
+            public(&sub.join(key), value)?;
+        }
+        if let (Published::Jobfeatures, Some(id)) = (which, &new.id) {
+            public(&sub.join("job_id"), id.as_str())?;
+        }
+        atomic::sync_dir(&sub)?;
+    }
+    atomic::sync_dir(dir)
+}
+
+/// Reads one machine's directory. What later versions or site scripts add is not looked at.
+fn load_machine(layout: &Layout, name: MachineName) -> Result<MachineFiles, StateError> {
+    let dir = layout.machine(&name);
+    let features = dir.join(Published::Machinefeatures.dir_name());
+    let job = dir.join(Published::Jobfeatures.dir_name());
+    let time = |which: TimeFile| read_time(&dir.join(which.file_name()));
+    let required = |what: &'static str| StateError::Damaged {
+        path: dir.join(what),
+        what: "is missing; the machine is left alone".to_owned(),
+    };
+    Ok(MachineFiles {
+        space: read_value(&dir.join("space_name"), "a space name")?
+            .ok_or_else(|| required("space_name"))?,
+        machinetype: read_value(&dir.join("machinetype_name"), "a machinetype name")?
+            .ok_or_else(|| required("machinetype_name"))?,
+        manager: read_value(&dir.join("manager"), "a host name")?,
+        id: read_small(&dir.join("uuid"))?
+            .map(|text| text.trim().to_owned())
+            .filter(|text| !text.is_empty())
+            .map(CloudId::new),
+        created: time(TimeFile::Created)?.ok_or_else(|| required("created"))?,
+        started: time(TimeFile::Started)?,
+        updated: time(TimeFile::Updated)?,
+        stopped: time(TimeFile::Stopped)?,
+        finished: time(TimeFile::Finished)?,
+        deleted: time(TimeFile::Deleted)?,
+        ended: read_small(&dir.join("ended"))?.map(|word| Ended::from_word(&word)),
+        processors: read_value(&job.join("allocated_cpu"), "a number of processors")?
+            .map(Processors::new),
+        hs06: read_value::<f64>(&features.join("hs06"), "a number")?
+            .and_then(|power| Hs06::new(power).ok()),
+        memory_bytes: read_value(&job.join("max_rss_bytes"), "a number of bytes")?,
+        shutdowntime: read_time(&job.join("shutdowntime_job"))?,
+        wall_limit: read_value(&job.join("wall_limit_secs"), "seconds")?.map(Seconds::new),
+        fizzle: read_value(&dir.join("fizzle_seconds"), "seconds")?.map(Seconds::new),
+        accounting_fqan: read_small(&dir.join("accounting_fqan"))?,
+        name,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn new_machine(name: &str) -> NewMachine {
+        NewMachine {
+            name: MachineName::new(name).unwrap(),
+            space: SpaceName::new("example.org").unwrap(),
+            machinetype: MachinetypeName::new("a").unwrap(),
+            manager: FactoryName::new("factory.example.org").unwrap(),
+            created: Timestamp::from_unix(1000),
+            id: None,
+            https_x509dn: Some("/DC=org/CN=vm".to_owned()),
+            fizzle: Some(Seconds::new(600)),
+            accounting_fqan: Some("/vo/Role=NULL".to_owned()),
+            user_data: Some(Secret::new(b"secret".to_vec())),
+            machinefeatures: BTreeMap::from([("total_cpu", "2".to_owned())]),
+            jobfeatures: BTreeMap::from([
+                ("allocated_cpu", "2".to_owned()),
+                ("shutdowntime_job", "87400".to_owned()),
+            ]),
+        }
+    }
+
+    #[test]
+    fn a_machine_comes_back_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let new = new_machine("vcycle-a-abcdefghij");
+        let made = store.create_machine(&new).unwrap();
+        store.set_id(&new.name, &CloudId::new("uuid-1")).unwrap();
+        store
+            .set_time(&new.name, TimeFile::Started, Timestamp::from_unix(1060))
+            .unwrap();
+        store.set_ended(&new.name, Ended::Heartbeat).unwrap();
+        store
+            .set_shutdowntime(&new.name, Timestamp::from_unix(5000))
+            .unwrap();
+        let loaded = store.load_machines().unwrap();
+        assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+        assert_eq!(
+            loaded.machines,
+            [MachineFiles {
+                id: Some(CloudId::new("uuid-1")),
+                started: Some(Timestamp::from_unix(1060)),
+                ended: Some(Ended::Heartbeat),
+                shutdowntime: Some(Timestamp::from_unix(5000)),
+                ..made
+            }]
+        );
+        let user_data = store.layout().machine(&new.name).join("user_data");
+        let mode = fs::metadata(user_data).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+    }
+
+    #[test]
+    fn a_second_machine_of_the_same_name_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let new = new_machine("vcycle-a-abcdefghij");
+        store.create_machine(&new).unwrap();
+        assert!(store.create_machine(&new).is_err());
+        assert_eq!(fs::read_dir(store.layout().tmp()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_damaged_directory_is_reported_and_hides_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store
+            .create_machine(&new_machine("vcycle-a-aaaaaaaaaa"))
+            .unwrap();
+        let bad = new_machine("vcycle-a-bbbbbbbbbb");
+        store.create_machine(&bad).unwrap();
+        let created = store.layout().machine(&bad.name).join("created");
+        atomic::write(dir.path(), &created, b"yesterday", 0o644).unwrap();
+        let loaded = store.load_machines().unwrap();
+        assert_eq!(loaded.machines.len(), 1);
+        let problem = loaded.problems[0].to_string();
+        assert!(problem.contains("vcycle-a-bbbbbbbbbb/created"), "{problem}");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named_the_same_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        fs::remove_dir(store.layout().tmp()).unwrap();
+        let new = new_machine("vcycle-a-abcdefghij");
+        let [first, second] = [0, 1].map(|_| store.create_machine(&new).unwrap_err().to_string());
+        assert!(first.contains("machines/vcycle-a-abcdefghij"), "{first}");
+        assert_eq!(first, second);
+    }
+
+    #[test]
+    fn what_no_vm_can_have_written_is_no_message() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let new = new_machine("vcycle-a-abcdefghij");
+        store.create_machine(&new).unwrap();
+        let outputs = store.layout().published(&new.name, Published::Joboutputs);
+        let message = outputs.join(SHUTDOWN_MESSAGE);
+        std::os::unix::fs::symlink("/etc/hostname", &message).unwrap();
+        assert_eq!(store.shutdown_message(&new.name).unwrap(), None);
+        fs::remove_file(&message).unwrap();
+        fs::create_dir(&message).unwrap();
+        assert_eq!(store.shutdown_message(&new.name).unwrap(), None);
+    }
+
+    #[test]
+    fn a_message_of_the_vm_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let new = new_machine("vcycle-a-abcdefghij");
+        store.create_machine(&new).unwrap();
+        assert_eq!(store.shutdown_message(&new.name).unwrap(), None);
+        store
+            .leave_shutdown_message(&new.name, "700 Failed to start")
+            .unwrap();
+        store
+            .leave_shutdown_message(&new.name, "700 Passed shutdowntime")
+            .unwrap();
+        let message = store.shutdown_message(&new.name).unwrap().unwrap();
+        assert_eq!(message.text(), "700 Failed to start");
+        store.remove_machine(&new.name).unwrap();
+        assert!(!store.layout().machine(&new.name).exists());
+    }
+}

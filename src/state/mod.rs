@@ -1,0 +1,300 @@
+//! The state directory: what the daemon knows about its machines, on disk (SPEC 2).
+//!
+//! The daemon's memory is a cache of this tree. Killed at any instruction and started again, it
+//! goes on from here. Invariants:
+//!
+//! 1. Only this module and [`atomic`] write below the state directory, apart from the HTTPS
+//!    server, which writes files that VMs send into `joboutputs` through [`atomic`].
+//! 2. A machine's directory appears whole, by rename, and disappears whole.
+//! 3. Each file is written so that a crash leaves the old content or the new.
+//! 4. One daemon at a time: [`Store::open`] holds a lock as long as the store lives.
+
+pub mod atomic;
+pub mod layout;
+mod machine;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use layout::{Layout, Published, SHUTDOWN_MESSAGE, TimeFile};
+pub use machine::{Loaded, NewMachine};
+
+use crate::model::{MachinetypeName, SpaceName, Timestamp};
+
+/// What went wrong with the state directory.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A file operation failed.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another daemon has the directory.
+    #[error("{path} is in use by another vcycled; two daemons must not share a state directory", path = path.display())]
+    Locked {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// A file holds something that we never write.
+    #[error("{path}: {what}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl StateError {
+    /// Whether the disk or a quota is full: then nothing new is begun.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull
+                    | io::ErrorKind::QuotaExceeded
+                    | io::ErrorKind::ReadOnlyFilesystem
+            ),
+            Self::Locked { .. } | Self::Damaged { .. } => false,
+        }
+    }
+}
+
+/// Adds what was tried, on which path, to an error of the file system.
+trait IoContext<T> {
+    fn context(self, action: &'static str, path: &Path) -> Result<T, StateError>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn context(self, action: &'static str, path: &Path) -> Result<T, StateError> {
+        self.map_err(|source| StateError::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+/// Files of one moment or one word are tiny; whatever is longer is not ours.
+const SMALL_FILE: u64 = 64 * 1024;
+/// Room for one more machine: user_data, and some thirty small files of a block each.
+const ROOM: usize = 256 * 1024;
+
+/// One state directory.
+#[derive(Debug)]
+pub struct Store {
+    layout: Layout,
+    /// Held for the life of the store; `None` when it was opened only to read.
+    _lock: Option<File>,
+}
+
+impl Store {
+    /// Opens `root` for a daemon: makes the directories, takes the lock, empties `tmp`.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or written, or another daemon holds it.
+    pub fn open(root: &Path) -> Result<Self, StateError> {
+        let layout = Layout::new(root);
+        for dir in [
+            root.to_owned(),
+            layout.machines(),
+            layout.root().join("spaces"),
+        ] {
+            atomic::create_dir_all(&dir).context("create", &dir)?;
+        }
+        let lock_path = layout.lock();
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .context("open", &lock_path)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(StateError::Locked {
+                    path: root.to_owned(),
+                });
+            }
+            Err(fs::TryLockError::Error(error)) => {
+                return Err(error).context("lock", &lock_path);
+            }
+        }
+        let tmp = layout.tmp();
+        if tmp.exists() {
+            fs::remove_dir_all(&tmp).context("empty", &tmp)?;
+        }
+        atomic::create_dir(&tmp, 0o700).context("create", &tmp)?;
+        Ok(Self {
+            layout,
+            _lock: Some(lock),
+        })
+    }
+
+    /// Opens `root` only to read, beside a daemon or without one. Takes no lock and makes nothing.
+    pub fn open_to_read(root: &Path) -> Self {
+        Self {
+            layout: Layout::new(root),
+            _lock: None,
+        }
+    }
+
+    /// The paths.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// When the last abort of a machinetype was, if there was one.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read or understood.
+    pub fn last_abort_time(
+        &self,
+        space: &SpaceName,
+        machinetype: &MachinetypeName,
+    ) -> Result<Option<Timestamp>, StateError> {
+        read_time(&self.layout.last_abort_time(space, machinetype))
+    }
+
+    /// Notes when the last abort of a machinetype was.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_last_abort_time(
+        &self,
+        space: &SpaceName,
+        machinetype: &MachinetypeName,
+        time: Timestamp,
+    ) -> Result<(), StateError> {
+        let path = self.layout.last_abort_time(space, machinetype);
+        if let Some(parent) = path.parent() {
+            atomic::create_dir_all(parent).context("create", parent)?;
+        }
+        self.write(&path, time.to_string().as_bytes(), atomic::PUBLIC)
+    }
+
+    /// When the last complete scan of a space was, if there was one.
+    ///
+    /// # Errors
+    /// When the file is there and its time cannot be read.
+    pub fn last_scan(&self, space: &SpaceName) -> Result<Option<Timestamp>, StateError> {
+        let path = self.layout.last_scan(space);
+        match fs::metadata(&path).and_then(|found| found.modified()) {
+            Ok(time) => Ok(Some(Timestamp::from_system_time(time))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context("read the time of", &path),
+        }
+    }
+
+    /// Notes that a scan of a space was complete at `time`. Once a space, not once a machine, and
+    /// without writing a byte, because it happens in every cycle (SPEC 5).
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn set_last_scan(&self, space: &SpaceName, time: Timestamp) -> Result<(), StateError> {
+        let path = self.layout.last_scan(space);
+        atomic::touch(&path, time.to_system_time()).context("set the time of", &path)
+    }
+
+    /// Finds out whether the disk takes as much as one more machine needs, by writing it. Nothing
+    /// of it stays. This is for a disk that was full: one that is well is not written to.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn check_room(&self) -> Result<(), StateError> {
+        let path = atomic::temporary_path(&self.layout.tmp());
+        let written = atomic::create_synced(&path, &[0; ROOM], atomic::PRIVATE);
+        atomic::discard(&path);
+        written.context("write", &path)
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), StateError> {
+        atomic::write(&self.layout.tmp(), path, bytes, mode).context("write", path)
+    }
+}
+
+/// Reads a small file that need not be there. Symbolic links are not followed.
+fn read_small(path: &Path) -> Result<Option<String>, StateError> {
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let opened = File::options()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context("open", path),
+    };
+    let mut bytes = Vec::new();
+    file.take(SMALL_FILE)
+        .read_to_end(&mut bytes)
+        .context("read", path)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Reads a file that holds something with a text form; a missing file is `None`.
+fn read_value<T>(path: &Path, what: &str) -> Result<Option<T>, StateError>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    let Some(text) = read_small(path)? else {
+        return Ok(None);
+    };
+    text.trim()
+        .parse()
+        .map(Some)
+        .map_err(|error: T::Err| StateError::Damaged {
+            path: path.to_owned(),
+            what: format!("expected {what}: {error}"),
+        })
+}
+
+fn read_time(path: &Path) -> Result<Option<Timestamp>, StateError> {
+    read_value(path, "Unix seconds")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_daemon_is_refused_until_the_first_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(dir.path()).unwrap();
+        assert!(matches!(
+            Store::open(dir.path()),
+            Err(StateError::Locked { .. })
+        ));
+        drop(first);
+        Store::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn scan_and_abort_times_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let space = SpaceName::new("example.org").unwrap();
+        let machinetype = MachinetypeName::new("a").unwrap();
+        assert_eq!(store.last_scan(&space).unwrap(), None);
+        assert_eq!(store.last_abort_time(&space, &machinetype).unwrap(), None);
+        let time = Timestamp::from_unix(1_700_000_000);
+        store.set_last_scan(&space, time).unwrap();
+        store
+            .set_last_abort_time(&space, &machinetype, time)
+            .unwrap();
+        assert_eq!(store.last_scan(&space).unwrap(), Some(time));
+        assert_eq!(
+            store.last_abort_time(&space, &machinetype).unwrap(),
+            Some(time)
+        );
+    }
+}
