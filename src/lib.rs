@@ -53,6 +53,7 @@
 //!    and values that are handed over, not locks that are shared.
 
 pub mod clock;
+pub mod config;
 pub mod model;
 pub mod rng;
 pub mod state;

@@ -1,0 +1,185 @@
+//! What is wrong with a configuration, said so that a person can put it right.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+/// Where something stands in a file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// The file.
+    pub file: Arc<Path>,
+    /// The line, counted from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The configuration cannot be used.
+    Error,
+    /// It can be used, but probably does not mean what its author wanted.
+    Warning,
+}
+
+/// One problem. Its text never holds a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Error or warning.
+    pub severity: Severity,
+    /// The file; `None` for a configuration that came from a snapshot.
+    pub file: Option<PathBuf>,
+    /// The line, counted from 1; `None` when the file as a whole is meant.
+    pub line: Option<usize>,
+    /// The section, without its brackets.
+    pub section: Option<String>,
+    /// The option, as the table of options calls it.
+    pub option: Option<String>,
+    /// What is wrong and what was expected. It names the option and its value where that helps.
+    pub what: String,
+    /// What to write instead, if that can be told.
+    pub help: Option<String>,
+}
+
+impl Problem {
+    /// An error that is bound to no place yet.
+    pub(super) fn error(what: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            file: None,
+            line: None,
+            section: None,
+            option: None,
+            what: what.into(),
+            help: None,
+        }
+    }
+
+    /// A warning that is bound to no place yet.
+    pub(super) fn warning(what: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(what)
+        }
+    }
+
+    /// The same problem in this file as a whole.
+    pub(super) fn in_file(mut self, file: &Path) -> Self {
+        self.file = Some(file.to_owned());
+        self
+    }
+
+    /// The same problem at this place, if it is known.
+    pub(super) fn at(mut self, origin: Option<&Origin>) -> Self {
+        if let Some(origin) = origin {
+            self.file = Some(origin.file.to_path_buf());
+            self.line = Some(origin.line);
+        }
+        self
+    }
+
+    /// The same problem in this section.
+    pub(super) fn in_section(mut self, section: &str) -> Self {
+        self.section = Some(section.to_owned());
+        self
+    }
+
+    /// The same problem with this option.
+    pub(super) fn with_option(mut self, option: &str) -> Self {
+        self.option = Some(option.to_owned());
+        self
+    }
+
+    /// The same problem with advice.
+    pub(super) fn with_help(mut self, help: Option<String>) -> Self {
+        self.help = help;
+        self
+    }
+
+    /// Whether the configuration cannot be used because of it.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+impl fmt::Display for Problem {
+    /// `FILE:LINE: [SECTION] WHAT`, with the advice, if any, on a line of its own.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{}:", file.display())?;
+            if let Some(line) = self.line {
+                write!(f, "{line}:")?;
+            }
+            f.write_str(" ")?;
+        }
+        if self.severity == Severity::Warning {
+            f.write_str("warning: ")?;
+        }
+        if let Some(section) = &self.section {
+            write!(f, "[{}] ", shortened(section))?;
+        }
+        f.write_str(&self.what)?;
+        if let Some(help) = &self.help {
+            write!(f, "\n  help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+/// `text` on one line and of bounded length, for messages.
+pub(super) fn shortened(text: &str) -> String {
+    const LONGEST: usize = 100;
+    let mut shown: String = text
+        .chars()
+        .take(LONGEST)
+        .flat_map(|c| {
+            let escape = c.is_control() || c == '"';
+            let escaped = escape.then(|| c.escape_debug());
+            let plain = (!escape).then_some(c);
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_reads_like_a_compiler_message() {
+        let origin = Origin {
+            file: Path::new("/etc/vcycle.d/20-atlas.conf").into(),
+            line: 14,
+        };
+        let problem = Problem::error("max_wallclock_seconds = \"24h\": expected whole seconds")
+            .at(Some(&origin))
+            .in_section("machinetype example.org atlas")
+            .with_help(Some("write 86400".to_owned()));
+        assert_eq!(
+            problem.to_string(),
+            "/etc/vcycle.d/20-atlas.conf:14: [machinetype example.org atlas] \
+             max_wallclock_seconds = \"24h\": expected whole seconds\n  help: write 86400"
+        );
+        let warning = Problem::warning("is empty").in_file(Path::new("/a"));
+        assert_eq!(warning.to_string(), "/a: warning: is empty");
+    }
+
+    #[test]
+    fn shown_text_stays_on_one_line_and_short() {
+        assert_eq!(shortened("a\nb\"\u{1b}"), "a\\nb\\\"\\u{1b}");
+        assert_eq!(shortened(&"x".repeat(5000)).len(), 103);
+    }
+}

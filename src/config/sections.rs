@@ -1,0 +1,285 @@
+//! Which sections there are and how they belong together: spaces, their machinetypes, the server.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{MachinetypeName, SpaceName};
+
+use super::options::{self, ApiName, OptionSpec, SectionKind};
+use super::problem::{Problem, shortened};
+use super::raw::{Raw, RawSection};
+use super::read::{Findings, Reader, unknown_option};
+use super::space::SpaceHead;
+use super::value::{Bad, Parsed};
+use super::{Api, Config, Context, SpaceConfig, machinetype, server, space, value};
+
+/// A section's header, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Header {
+    Space(SpaceName),
+    Machinetype(SpaceName, MachinetypeName),
+    VacuumPipe(SpaceName, MachinetypeName),
+    Server,
+}
+
+/// A section with its header's text.
+type Named<'a> = (&'a str, &'a RawSection);
+
+/// The sections by what they are.
+#[derive(Default)]
+struct Sorted<'a> {
+    spaces: BTreeMap<SpaceName, Named<'a>>,
+    machinetypes: BTreeMap<(SpaceName, MachinetypeName), Named<'a>>,
+    pipes: BTreeMap<(SpaceName, MachinetypeName), Named<'a>>,
+    server: Option<Named<'a>>,
+}
+
+/// Reads all sections. The configuration is complete only if the findings hold no error.
+pub(super) fn read(raw: &Raw, context: &Context, findings: &Findings) -> Option<Config> {
+    let sorted = sort(raw, findings);
+    check_defaults(raw, findings);
+    check_belonging(&sorted, findings);
+    let assembly = Assembly {
+        raw,
+        context,
+        findings,
+        sorted: &sorted,
+    };
+    let mut heads: BTreeMap<&SpaceName, SpaceHead> = sorted
+        .spaces
+        .iter()
+        .map(|(name, section)| (name, assembly.space(name, *section)))
+        .collect();
+    for (key, section) in &sorted.pipes {
+        assembly.pipe(key, *section, &heads);
+    }
+    for (key, section) in &sorted.machinetypes {
+        assembly.machinetype(key, *section, &mut heads);
+    }
+    let spaces: BTreeMap<SpaceName, SpaceConfig> = heads
+        .into_iter()
+        .filter_map(|(name, head)| Some((name.clone(), head.config?)))
+        .collect();
+    for space in spaces.values() {
+        assembly.check_references(space);
+    }
+    let server = assembly.server(&spaces)?;
+    Some(Config { spaces, server })
+}
+
+fn sort<'a>(raw: &'a Raw, findings: &Findings) -> Sorted<'a> {
+    let mut sorted = Sorted::default();
+    for (name, section) in &raw.sections {
+        let named = (name.as_str(), section);
+        match header(name) {
+            Ok(Header::Space(space)) => drop(sorted.spaces.insert(space, named)),
+            Ok(Header::Machinetype(space, name)) => {
+                sorted.machinetypes.insert((space, name), named);
+            }
+            Ok(Header::VacuumPipe(space, prefix)) => {
+                sorted.pipes.insert((space, prefix), named);
+            }
+            Ok(Header::Server) => sorted.server = Some(named),
+            Err(Bad { why, help }) => {
+                let problem = Problem::error(why).with_help(help);
+                findings.add(problem.at(section.origin.as_ref()).in_section(name));
+            }
+        }
+    }
+    sorted
+}
+
+fn header(name: &str) -> Parsed<Header> {
+    let (kind, names) = name.split_once(' ').unwrap_or((name, ""));
+    let names: Vec<&str> = names.split(' ').filter(|name| !name.is_empty()).collect();
+    let space = |name: &str| SpaceName::new(name).map_err(bad_name);
+    let machinetype = |name: &str| MachinetypeName::new(name).map_err(bad_name);
+    match (SectionKind::of_header(kind), names.as_slice()) {
+        (Some(SectionKind::Space), [name]) => Ok(Header::Space(space(name)?)),
+        (Some(SectionKind::Machinetype), [of, name]) => {
+            Ok(Header::Machinetype(space(of)?, machinetype(name)?))
+        }
+        (Some(SectionKind::VacuumPipe), [of, prefix]) => {
+            Ok(Header::VacuumPipe(space(of)?, machinetype(prefix)?))
+        }
+        (Some(SectionKind::Server), []) => Ok(Header::Server),
+        (Some(SectionKind::Space), _) => Err(Bad::new("expected [space NAME]")),
+        (Some(SectionKind::Machinetype), _) => Err(Bad::new("expected [machinetype SPACE NAME]")),
+        (Some(SectionKind::VacuumPipe), _) => Err(Bad::new("expected [vacuum_pipe SPACE PREFIX]")),
+        (Some(SectionKind::Server), _) => Err(Bad::new("expected [server]")),
+        (None, _) => {
+            let words = SectionKind::ALL.map(SectionKind::word);
+            let help = value::nearest(kind, words.into_iter());
+            let help = help.map(|word| format!("did you mean [{word} ...]?"));
+            let what =
+                "unknown kind of section; expected space, machinetype, vacuum_pipe or server";
+            Err(Bad::new(what).with_help(help))
+        }
+    }
+}
+
+fn bad_name(error: crate::model::InvalidName) -> Bad {
+    const LONGEST: usize = 300;
+    let text = error.to_string();
+    if text.len() > LONGEST {
+        return Bad::new("a name is longer than 200 characters");
+    }
+    Bad::new(text)
+}
+
+/// An option of `[DEFAULT]` that no section has is as unknown as any other.
+fn check_defaults(raw: &Raw, findings: &Findings) {
+    for (name, value) in &raw.defaults.options {
+        if !options::is_known(None, name) {
+            let known = options::of_section(None).flat_map(OptionSpec::names);
+            let problem = unknown_option(name, findings.nearest(name, known));
+            findings.add(problem.at(value.origin.as_ref()).in_section("DEFAULT"));
+        }
+    }
+}
+
+/// Every space needs a machinetype, and the other way round.
+fn check_belonging(sorted: &Sorted<'_>, findings: &Findings) {
+    let children = sorted.machinetypes.iter().chain(&sorted.pipes);
+    for ((space, _), (header, section)) in children {
+        if !sorted.spaces.contains_key(space) {
+            let names = sorted.spaces.keys().map(SpaceName::as_str);
+            let near = findings.nearest(space.as_str(), names);
+            let help = near.map(|near| format!("did you mean the space {near}?"));
+            let problem = Problem::error(format!("there is no [space {space}]")).with_help(help);
+            findings.add(problem.at(section.origin.as_ref()).in_section(header));
+        }
+    }
+    let used: BTreeSet<_> = sorted.machinetypes.keys().map(|(space, _)| space).collect();
+    for (space, (header, section)) in &sorted.spaces {
+        if !used.contains(space) {
+            let piped = sorted.pipes.keys().any(|(of, _)| of == space);
+            let help = if piped {
+                "this version makes no machinetypes from vacuum pipes yet; add one by hand"
+                    .to_owned()
+            } else {
+                format!("add a section [machinetype {space} NAME]")
+            };
+            let problem = Problem::error("has no machinetype").with_help(Some(help));
+            findings.add(problem.at(section.origin.as_ref()).in_section(header));
+        }
+    }
+}
+
+/// What reading each section needs.
+struct Assembly<'a> {
+    raw: &'a Raw,
+    context: &'a Context,
+    findings: &'a Findings,
+    sorted: &'a Sorted<'a>,
+}
+
+impl<'a> Assembly<'a> {
+    fn reader(&self, kind: SectionKind, (header, section): Named<'a>) -> Reader<'a> {
+        Reader::new(self.raw, kind, header, section, self.findings)
+    }
+
+    fn space(&self, name: &SpaceName, section: Named<'a>) -> SpaceHead {
+        let reader = self.reader(SectionKind::Space, section);
+        space::read(reader, name, self.context.hostname.as_str())
+    }
+
+    fn machinetype(
+        &self,
+        (space, name): &(SpaceName, MachinetypeName),
+        section: Named<'a>,
+        heads: &mut BTreeMap<&SpaceName, SpaceHead>,
+    ) {
+        let mut reader = self.reader(SectionKind::Machinetype, section);
+        let mut head = heads.get_mut(space);
+        reader.api = head.as_ref().and_then(|head| head.api);
+        reader.partial = self.belongs_to_pipe(space, name);
+        let flavors = head.as_ref().map_or(&[][..], |head| &head.flavor_names);
+        let read = machinetype::read(&reader, name, flavors, &self.files(space, name));
+        let config = head.as_mut().and_then(|head| head.config.as_mut());
+        if let (Some(machinetype), Some(config), false) = (read, config, reader.partial) {
+            config.machinetypes.insert(name.clone(), machinetype);
+        }
+    }
+
+    /// Whether the section only adds to a machinetype that a vacuum pipe makes.
+    fn belongs_to_pipe(&self, space: &SpaceName, name: &MachinetypeName) -> bool {
+        self.sorted.pipes.keys().any(|(of, prefix)| {
+            let rest = name.as_str().strip_prefix(prefix.as_str());
+            of == space && rest.is_some_and(|rest| rest.len() > 1 && rest.starts_with('-'))
+        })
+    }
+
+    fn pipe(
+        &self,
+        (space, prefix): &(SpaceName, MachinetypeName),
+        section: Named<'a>,
+        heads: &BTreeMap<&SpaceName, SpaceHead>,
+    ) {
+        let mut reader = self.reader(SectionKind::VacuumPipe, section);
+        reader.api = heads.get(space).and_then(|head| head.api);
+        reader.require("vacuum_pipe_url", value::http_url);
+        reader.partial = true;
+        machinetype::read(&reader, prefix, &[], &self.files(space, prefix));
+        let (header, section) = section;
+        let what = format!("[{}]", shortened(header));
+        self.findings.add_later(what, section.origin.as_ref());
+    }
+
+    fn server(&self, spaces: &BTreeMap<SpaceName, SpaceConfig>) -> Option<super::ServerConfig> {
+        const HTTPS: u16 = 443;
+        let nothing = RawSection::default();
+        let (header, section) = self.sorted.server.unwrap_or(("server", &nothing));
+        let kind = SectionKind::Server;
+        let reader = Reader::new(self.raw, kind, header, section, self.findings);
+        let mut ports = spaces.values().map(|space| space.https_port);
+        let first = ports.next().unwrap_or(HTTPS);
+        let port = if ports.all(|port| port == first) {
+            first
+        } else {
+            HTTPS
+        };
+        server::read(&reader, port)
+    }
+
+    /// Machinetypes that options of the space or of other machinetypes name.
+    fn check_references(&self, space: &SpaceConfig) {
+        let piped = self.sorted.pipes.keys().any(|(of, _)| *of == space.name);
+        let check = |reader: Reader<'_>, option: &str, name: &str| {
+            let mut known = space.machinetypes.keys().map(MachinetypeName::as_str);
+            if !piped && !known.any(|known| known == name) {
+                let known = space.machinetypes.keys().map(MachinetypeName::as_str);
+                let help = self
+                    .findings
+                    .nearest(name, known)
+                    .map(|near| format!("write {near}"));
+                let what = format!("{option}: the space has no machinetype {}", shortened(name));
+                reader.error(option, what, help);
+            }
+        };
+        if let (Api::Simulated(options), Some(section)) =
+            (&space.api, self.sorted.spaces.get(&space.name))
+        {
+            let mut reader = self.reader(SectionKind::Space, *section);
+            reader.api = Some(ApiName::Simulated);
+            for name in options.work.keys() {
+                check(reader, "simulated_work", name);
+            }
+        }
+        for machinetype in space.machinetypes.values() {
+            let key = (space.name.clone(), machinetype.name.clone());
+            if let (Some((name, _)), Some(section)) = (
+                &machinetype.cvmfs_proxy_machinetype,
+                self.sorted.machinetypes.get(&key),
+            ) {
+                let reader = self.reader(SectionKind::Machinetype, *section);
+                check(reader, "cvmfs_proxy_machinetype", name.as_str());
+            }
+        }
+    }
+
+    fn files(&self, space: &SpaceName, machinetype: &MachinetypeName) -> std::path::PathBuf {
+        let state = &self.context.state_dir;
+        let spaces = state.join("spaces").join(space);
+        spaces.join("machinetypes").join(machinetype).join("files")
+    }
+}
