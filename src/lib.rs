@@ -54,6 +54,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod decide;
 pub mod model;
 pub mod rng;
 pub mod state;

@@ -1,0 +1,615 @@
+//! What to create, and why not more (SPEC 7).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::Rng;
+
+use super::finish;
+use super::plan::{
+    Blocked, Bookkeeping, Create, MachinetypeReport, Report, SpaceReport, Unit, share_weight,
+};
+use super::view::View;
+use crate::config::{ImageSource, MachinetypeConfig};
+use crate::model::{
+    Flavor, History, MachineName, MachineState, MachinetypeName, Processors, Seconds, Timestamp,
+};
+use crate::rng::{Purpose, Seed};
+
+/// The most machines, or processors, of one cycle, however large the limit: an admin who means
+/// "no limit" by max_machines = 1000000000 must not get a plan that fills the memory and a cycle
+/// that never ends.
+const MAX_A_CYCLE: u32 = 1000;
+
+/// The longest pause after failed creations.
+const MAX_FAILURE_PAUSE: u64 = 3600;
+
+/// The pause after so many failed creations or boots in a row: a minute, doubled each time, up to
+/// an hour.
+fn failure_pause(failures: u32) -> Seconds {
+    let doubled = failures.saturating_sub(1).min(6);
+    Seconds::new((60u64 << doubled).min(MAX_FAILURE_PAUSE))
+}
+
+/// The machines to create now, in order, and the reasons.
+pub(super) fn creates(
+    view: &View<'_>,
+    bookkeeping: &[Bookkeeping],
+    seed: Seed,
+) -> (Vec<Create>, Report) {
+    let mut room = Room::new(view);
+    let space = room.report(view);
+    let mut kinds = kinds(view, bookkeeping, room.unit);
+    let mut ties = seed.stream(Purpose::Ties);
+    let mut names = Names::new(view, seed);
+    let mut creates = Vec::new();
+    while let Some((index, flavor)) = choose(view, &kinds, &room, &mut ties) {
+        let kind = &mut kinds[index];
+        room.take(flavor.processors);
+        kind.take(flavor.processors, room.unit, view.now);
+        creates.push(Create {
+            machine: names.next(&kind.config.name),
+            machinetype: kind.config.name.clone(),
+            flavors: kind
+                .flavors
+                .iter()
+                .skip_while(|other| other.id != flavor.id)
+                .filter(|other| other.processors <= flavor.processors)
+                .map(|other| (*other).clone())
+                .collect(),
+        });
+    }
+    let machinetypes = kinds
+        .iter()
+        .map(|kind| {
+            let stopped_by = match qualifies(view, kind, &room) {
+                Err(why) => why,
+                // `choose` found nothing that qualifies.
+                Ok(flavor) => room
+                    .blocks(flavor.processors)
+                    .unwrap_or(Blocked::NoLimitKnown),
+            };
+            (kind.config.name.clone(), kind.report(stopped_by))
+        })
+        .collect();
+    (
+        creates,
+        Report {
+            space,
+            machinetypes,
+        },
+    )
+}
+
+/// The machinetype to create next: of those that qualify, the one that has least of its share;
+/// ties are broken at random.
+fn choose<'a>(
+    view: &View<'_>,
+    kinds: &[Kind<'a>],
+    room: &Room,
+    ties: &mut impl Rng,
+) -> Option<(usize, &'a Flavor)> {
+    let mut best: Vec<(usize, &'a Flavor)> = Vec::new();
+    let mut least = f64::INFINITY;
+    for (index, kind) in kinds.iter().enumerate() {
+        let filled = kind.weight / kind.config.target_share.get();
+        // A division is cheaper than the rules, and a standing reason is not copied for nothing.
+        if kind.standing.is_err() || filled > least {
+            continue;
+        }
+        let Ok(flavor) = qualifies(view, kind, room) else {
+            continue;
+        };
+        if filled < least {
+            least = filled;
+            best.clear();
+        }
+        best.push((index, flavor));
+    }
+    match best.len() {
+        0 | 1 => best.first().copied(),
+        several => best.get(ties.random_range(0..several)).copied(),
+    }
+}
+
+/// The flavor of the next machine of this kind, or the first rule that forbids one.
+fn qualifies<'a>(view: &View<'_>, kind: &Kind<'a>, room: &Room) -> Result<&'a Flavor, Blocked> {
+    kind.standing.clone()?;
+    if kind.on_trial(view.now) {
+        return Err(Blocked::Trial {
+            until: kind.trial_until,
+            young: kind.young,
+        });
+    }
+    let mut why = None;
+    for flavor in &kind.flavors {
+        match kind
+            .blocks(flavor.processors)
+            .or_else(|| room.blocks(flavor.processors))
+        {
+            None => return Ok(flavor),
+            Some(blocked) if blocked.passes_soon() => return Err(blocked),
+            Some(blocked) => why = why.or(Some(blocked)),
+        }
+    }
+    // `standing` has made sure that there is a flavor.
+    Err(why.unwrap_or(Blocked::NoFlavor { why: String::new() }))
+}
+
+impl Blocked {
+    /// Whether this ends by itself within a few cycles: then waiting for the preferred flavor is
+    /// better than filling the space with a lesser one.
+    const fn passes_soon(&self) -> bool {
+        match self {
+            Self::CycleCap { .. } => true,
+            Self::StartingProcessors { have, .. } => have.get() > 0,
+            Self::NoTargetShare
+            | Self::ShutdownTime { .. }
+            | Self::SuspectScan { .. }
+            | Self::NoLimitKnown
+            | Self::NoFlavor { .. }
+            | Self::Unsupported { .. }
+            | Self::Backoff { .. }
+            | Self::Trial { .. }
+            | Self::Failing { .. }
+            | Self::MachinetypeMachines { .. }
+            | Self::MachinetypeProcessors { .. }
+            | Self::SpaceMachines { .. }
+            | Self::SpaceProcessors { .. } => false,
+        }
+    }
+}
+
+/// One machinetype while the plan grows.
+struct Kind<'a> {
+    config: &'a MachinetypeConfig,
+    flavors: Vec<&'a Flavor>,
+    /// Whether anything that does not change within the pass forbids new machines.
+    standing: Result<(), Blocked>,
+    machines: u32,
+    starting: u32,
+    running: u32,
+    /// Machines that are starting, or running for less than fizzle_seconds.
+    young: u32,
+    processors: Processors,
+    starting_processors: Processors,
+    weight: f64,
+    created: u32,
+    trial_until: Timestamp,
+}
+
+impl Kind<'_> {
+    fn take(&mut self, processors: Processors, unit: Unit, now: Timestamp) {
+        self.created += 1;
+        self.count(processors, unit);
+        self.note_state(MachineState::Starting, None, processors, now);
+    }
+
+    /// One more machine, whatever its state.
+    fn count(&mut self, processors: Processors, unit: Unit) {
+        self.machines += 1;
+        self.processors = self.processors + processors;
+        self.weight += weight(self.config, processors, unit);
+    }
+
+    /// What the state of a machine adds.
+    fn note_state(
+        &mut self,
+        state: MachineState,
+        started: Option<Timestamp>,
+        processors: Processors,
+        now: Timestamp,
+    ) {
+        match state {
+            MachineState::Starting => {
+                self.starting += 1;
+                self.young += 1;
+                self.starting_processors = self.starting_processors + processors;
+            }
+            MachineState::Running => {
+                self.running += 1;
+                if started.is_none_or(|at| now.since(at) < self.config.fizzle) {
+                    self.young += 1;
+                }
+            }
+            MachineState::Shutdown
+            | MachineState::Deleting
+            | MachineState::Failed
+            | MachineState::Unknown => {}
+        }
+    }
+
+    fn on_trial(&self, now: Timestamp) -> bool {
+        now < self.trial_until && self.young > 0
+    }
+
+    /// The machinetype's own limits.
+    fn blocks(&self, need: Processors) -> Option<Blocked> {
+        if let Some(limit) = self.config.max_machines
+            && self.machines >= limit
+        {
+            return Some(Blocked::MachinetypeMachines {
+                have: self.machines,
+                limit,
+            });
+        }
+        if let Some(limit) = self.config.processors_limit
+            && (self.processors + need).get() > limit
+        {
+            return Some(Blocked::MachinetypeProcessors {
+                have: self.processors,
+                need,
+                limit,
+            });
+        }
+        if let Some(limit) = self.config.max_starting_processors
+            && (self.starting_processors + need).get() > limit
+        {
+            return Some(Blocked::StartingProcessors {
+                have: self.starting_processors,
+                need,
+                limit,
+            });
+        }
+        None
+    }
+
+    fn report(&self, stopped_by: Blocked) -> MachinetypeReport {
+        MachinetypeReport {
+            machines: self.machines,
+            starting: self.starting,
+            running: self.running,
+            processors: self.processors,
+            weight: self.weight,
+            target_share: self.config.target_share.get(),
+            creates: self.created,
+            stopped_by,
+        }
+    }
+}
+
+fn weight(config: &MachinetypeConfig, processors: Processors, unit: Unit) -> f64 {
+    share_weight(config.hs06, config.hs06_per_processor, processors, unit)
+}
+
+/// All configured machinetypes with what they have now.
+fn kinds<'a>(view: &View<'a>, bookkeeping: &[Bookkeeping], unit: Unit) -> Vec<Kind<'a>> {
+    let mut kinds: BTreeMap<&MachinetypeName, Kind<'a>> = view
+        .config
+        .machinetypes
+        .values()
+        .map(|config| (&config.name, new_kind(view, config, bookkeeping)))
+        .collect();
+    for machine in &view.machines {
+        let Some(kind) = kinds.get_mut(&machine.machine.files.machinetype) else {
+            continue;
+        };
+        if machine.counts() {
+            kind.count(machine.processors(), unit);
+            kind.note_state(
+                machine.state(),
+                view.started(machine),
+                machine.processors(),
+                view.now,
+            );
+        }
+        for duplicate in &machine.duplicates {
+            let processors = duplicate.processors.unwrap_or_else(|| machine.processors());
+            kind.count(processors, unit);
+        }
+    }
+    for listed in &view.unfiled {
+        let Some(kind) = finish::machinetype_of(listed).and_then(|name| kinds.get_mut(&name))
+        else {
+            continue;
+        };
+        let processors = listed.processors.unwrap_or(kind.config.min_processors);
+        kind.count(processors, unit);
+        kind.note_state(listed.state, listed.started, processors, view.now);
+    }
+    kinds.into_values().collect()
+}
+
+fn new_kind<'a>(
+    view: &View<'a>,
+    config: &'a MachinetypeConfig,
+    bookkeeping: &[Bookkeeping],
+) -> Kind<'a> {
+    let mut history = view
+        .snapshot
+        .history
+        .get(&config.name)
+        .copied()
+        .unwrap_or_default();
+    for action in bookkeeping {
+        if let Bookkeeping::Finish(finish) = action
+            && finish.machinetype == config.name
+        {
+            if finish.abort {
+                history.last_abort = history.last_abort.max(Some(finish.stopped));
+            }
+            if finish.started.is_none() {
+                history.note_failure(view.now);
+            }
+        }
+    }
+    let flavors = flavors(view, config);
+    let backoff_until = history.last_abort.map(|at| at + config.backoff);
+    let standing = standing(view, config, &history, backoff_until)
+        .and_then(|()| flavors.as_ref().map(|_| ()).map_err(Clone::clone));
+    Kind {
+        config,
+        flavors: flavors.unwrap_or_default(),
+        standing,
+        machines: 0,
+        starting: 0,
+        running: 0,
+        young: 0,
+        processors: Processors::default(),
+        starting_processors: Processors::default(),
+        weight: 0.0,
+        created: 0,
+        trial_until: backoff_until.map_or(Timestamp::default(), |until| until + config.fizzle),
+    }
+}
+
+/// Rules that hold for the whole pass, in the order in which they are told.
+fn standing(
+    view: &View<'_>,
+    config: &MachinetypeConfig,
+    history: &History,
+    backoff_until: Option<Timestamp>,
+) -> Result<(), Blocked> {
+    if config.target_share.get() <= 0.0 {
+        return Err(Blocked::NoTargetShare);
+    }
+    if let Some(at) = view.config.shutdown_time.filter(|at| view.now >= *at) {
+        return Err(Blocked::ShutdownTime { at });
+    }
+    if let Some(missing) = view.suspect {
+        return Err(Blocked::SuspectScan {
+            scans: view.snapshot.empty_scans.max(1),
+            missing,
+        });
+    }
+    if !matches!(config.root_image, ImageSource::Cloud(_)) {
+        return Err(Blocked::Unsupported {
+            what: "root_image is not of the form image:ID, the only one this version can boot from"
+                .to_owned(),
+        });
+    }
+    if let Some(until) = backoff_until.filter(|until| view.now < *until) {
+        return Err(Blocked::Backoff { until });
+    }
+    if let Some(last) = history.last_failure.filter(|_| history.failures > 0) {
+        let until = last + failure_pause(history.failures);
+        if view.now < until {
+            return Err(Blocked::Failing {
+                failures: history.failures,
+                until,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The flavors of a machinetype that the cloud has and the configuration allows, in its order.
+fn flavors<'a>(view: &View<'a>, config: &MachinetypeConfig) -> Result<Vec<&'a Flavor>, Blocked> {
+    let mut why = Vec::new();
+    let mut usable = Vec::new();
+    for name in &config.flavor_names {
+        let Some(flavor) = view.snapshot.facts.flavor(name) else {
+            why.push(format!("the cloud has no flavor {name}"));
+            continue;
+        };
+        let has = flavor.processors;
+        if config
+            .flavor_min_processors
+            .is_some_and(|least| has < least)
+        {
+            why.push(format!(
+                "{name} has {has} processor(s), less than min_processors"
+            ));
+        } else if config.max_processors.is_some_and(|most| has > most) {
+            why.push(format!(
+                "{name} has {has} processor(s), more than max_processors"
+            ));
+        } else {
+            usable.push(flavor);
+        }
+    }
+    if usable.is_empty() {
+        Err(Blocked::NoFlavor {
+            why: why.join("; "),
+        })
+    } else {
+        Ok(usable)
+    }
+}
+
+/// What is left of the space's limits.
+struct Room {
+    machines: u32,
+    processors: Processors,
+    machines_limit: Option<u32>,
+    processors_limit: Option<u32>,
+    machines_cap: Option<u32>,
+    processors_cap: Option<u32>,
+    created: u32,
+    created_processors: Processors,
+    /// What an hs06-less machine weighs one of.
+    unit: Unit,
+}
+
+impl Room {
+    fn new(view: &View<'_>) -> Self {
+        let facts = view.snapshot.facts.limits;
+        let lower = |a: Option<u32>, b: Option<u32>| a.into_iter().chain(b).min();
+        let machines_limit = lower(view.config.max_machines, facts.machines);
+        let processors_limit = lower(view.config.processors_limit, facts.processors);
+        // 10 % a cycle counts in the unit of the limit that the admin chose; when there is none,
+        // in each unit that the cloud limits.
+        let configured =
+            view.config.max_machines.is_some() || view.config.processors_limit.is_some();
+        let cap = |own: Option<u32>, limit: Option<u32>| {
+            limit
+                .filter(|_| own.is_some() || !configured)
+                .map(|limit| limit.div_ceil(10).clamp(1, MAX_A_CYCLE))
+        };
+        let unit = match (view.config.max_machines, view.config.processors_limit) {
+            (None, Some(_)) => Unit::Processors,
+            (Some(_), _) => Unit::Machines,
+            (None, None) if machines_limit.is_none() && processors_limit.is_some() => {
+                Unit::Processors
+            }
+            (None, None) => Unit::Machines,
+        };
+        let mut room = Self {
+            machines: view.snapshot.foreign_machines,
+            processors: view.snapshot.foreign_processors,
+            machines_cap: cap(view.config.max_machines, machines_limit),
+            processors_cap: cap(view.config.processors_limit, processors_limit),
+            machines_limit,
+            processors_limit,
+            created: 0,
+            created_processors: Processors::default(),
+            unit,
+        };
+        for machine in &view.machines {
+            if machine.counts() {
+                room.count(machine.processors());
+            }
+            for duplicate in &machine.duplicates {
+                room.count(duplicate.processors.unwrap_or_else(|| machine.processors()));
+            }
+        }
+        for listed in &view.unfiled {
+            room.count(listed.processors.unwrap_or(Processors::ONE));
+        }
+        room
+    }
+
+    fn count(&mut self, processors: Processors) {
+        self.machines = self.machines.saturating_add(1);
+        self.processors = self.processors + processors;
+    }
+
+    fn take(&mut self, processors: Processors) {
+        self.count(processors);
+        self.created += 1;
+        self.created_processors = self.created_processors + processors;
+    }
+
+    /// The first limit of the space that forbids one more machine with `need` processors.
+    fn blocks(&self, need: Processors) -> Option<Blocked> {
+        if self.machines_limit.is_none() && self.processors_limit.is_none() {
+            return Some(Blocked::NoLimitKnown);
+        }
+        if let Some(limit) = self.machines_limit
+            && self.machines >= limit
+        {
+            return Some(Blocked::SpaceMachines {
+                have: self.machines,
+                limit,
+            });
+        }
+        if let Some(limit) = self.processors_limit
+            && (self.processors + need).get() > limit
+        {
+            return Some(Blocked::SpaceProcessors {
+                have: self.processors,
+                need,
+                limit,
+            });
+        }
+        if let Some(cap) = self.machines_cap
+            && self.created >= cap
+        {
+            return Some(Blocked::CycleCap {
+                cap,
+                unit: Unit::Machines,
+            });
+        }
+        // A machine larger than 10 % of the limit is still created, one in a cycle.
+        if let Some(cap) = self.processors_cap
+            && self.created > 0
+            && (self.created_processors + need).get() > cap
+        {
+            return Some(Blocked::CycleCap {
+                cap,
+                unit: Unit::Processors,
+            });
+        }
+        None
+    }
+
+    fn report(&self, view: &View<'_>) -> SpaceReport {
+        SpaceReport {
+            machines: self.machines,
+            processors: self.processors,
+            foreign_machines: view.snapshot.foreign_machines,
+            machines_limit: self.machines_limit,
+            processors_limit: self.processors_limit,
+        }
+    }
+}
+
+/// Names for new machines that no machine of the space has.
+struct Names<'a> {
+    view: &'a View<'a>,
+    given: BTreeSet<MachineName>,
+    rng: rand_chacha::ChaCha8Rng,
+}
+
+impl<'a> Names<'a> {
+    fn new(view: &'a View<'a>, seed: Seed) -> Self {
+        Self {
+            view,
+            given: BTreeSet::new(),
+            rng: seed.stream(Purpose::Names),
+        }
+    }
+
+    fn next(&mut self, machinetype: &MachinetypeName) -> MachineName {
+        loop {
+            let name = MachineName::generate(machinetype, || {
+                self.rng.random_range(0..MachineName::ALPHABET.len())
+            });
+            if !self.is_taken(&name) && self.given.insert(name.clone()) {
+                return name;
+            }
+        }
+    }
+
+    fn is_taken(&self, name: &MachineName) -> bool {
+        let machines = &self.view.machines;
+        machines
+            .binary_search_by(|machine| machine.machine.files.name.cmp(name))
+            .is_ok()
+            || self
+                .view
+                .snapshot
+                .unfiled
+                .iter()
+                .any(|listed| listed.name == name.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::{decide, testing};
+
+    #[test]
+    fn a_limit_that_means_none_still_gives_a_plan_that_can_be_carried_out() {
+        for limit in ["max_machines = 4000000000", "processors_limit = 4000000000"] {
+            let mut space = testing::space(limit);
+            let machinetype = testing::machinetype("a", "");
+            space
+                .machinetypes
+                .insert(machinetype.name.clone(), machinetype);
+            let now = Timestamp::from_unix(1_000_000);
+            let plan = decide(&space, &testing::snapshot(Vec::new()), now, Seed(1));
+            assert_eq!(plan.creates.len(), 1000, "{limit}");
+        }
+    }
+}

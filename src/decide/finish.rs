@@ -1,0 +1,199 @@
+//! Bookkeeping: what this scan has told us about each machine (SPEC 3 steps 4, 6 and 9, SPEC 5).
+
+use super::plan::{Bookkeeping, Finish};
+use super::terminate;
+use super::view::{Bucket, MachineView, View};
+use crate::model::{
+    CloudMachine, Ended, MachineName, MachineState, MachinetypeName, Seconds, Timestamp,
+};
+
+/// What has to be written down, machine by machine.
+pub(super) fn bookkeeping(view: &View<'_>) -> Vec<Bookkeeping> {
+    let mut actions = adoptions(view);
+    for machine in &view.machines {
+        one_machine(view, machine, &mut actions);
+    }
+    actions
+}
+
+/// VMs with our marks and no directory. Of two with one name the older gets it; the other is a
+/// duplicate from the next scan on.
+fn adoptions(view: &View<'_>) -> Vec<Bookkeeping> {
+    let mut unfiled = view.unfiled.clone();
+    unfiled.dedup_by(|later, kept| later.name == kept.name);
+    unfiled
+        .into_iter()
+        .filter_map(|listed| {
+            let machine = MachineName::new(listed.name.as_str()).ok()?;
+            let machinetype = machinetype_of(listed)?;
+            Some(Bookkeeping::Adopt {
+                machine,
+                machinetype,
+                listed: Box::new(listed.clone()),
+            })
+        })
+        .collect()
+}
+
+/// What kind of machine a VM with our marks is: as they say, else as its name says.
+pub(super) fn machinetype_of(listed: &CloudMachine) -> Option<MachinetypeName> {
+    listed
+        .marks
+        .as_ref()
+        .and_then(|marks| marks.machinetype.as_deref())
+        .and_then(|text| text.parse().ok())
+        .or_else(|| MachineName::new(listed.name.as_str()).ok()?.machinetype())
+}
+
+fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Bookkeeping>) {
+    let files = &machine.machine.files;
+    let name = || files.name.clone();
+    let started = view.started(machine);
+    match machine.bucket {
+        Bucket::Listed(listed, state) => {
+            if files.id.as_ref() != Some(&listed.id) {
+                actions.push(Bookkeeping::Identify {
+                    machine: name(),
+                    id: listed.id.clone(),
+                });
+            }
+            if files.started.is_none()
+                && let Some(at) = started
+            {
+                actions.push(Bookkeeping::Start {
+                    machine: name(),
+                    at,
+                    zone: listed.zone.clone(),
+                });
+            }
+            // A machine that is destroyed in this pass is not promised any grace.
+            if matches!(state, MachineState::Starting | MachineState::Running)
+                && terminate::reason(view, machine, listed, state).is_none()
+                && let Some(at) = moved_shutdowntime(view, machine)
+            {
+                actions.push(Bookkeeping::Shutdowntime {
+                    machine: name(),
+                    at,
+                });
+            }
+        }
+        Bucket::Unlisted if files.stopped.is_none() => {
+            let last_running = view.last_running(machine.machine);
+            if files.updated != Some(last_running) {
+                actions.push(Bookkeeping::Miss {
+                    machine: name(),
+                    last_running,
+                });
+            }
+        }
+        Bucket::Pending | Bucket::NeverAppeared | Bucket::Unlisted | Bucket::Gone => {}
+    }
+    if files.finished.is_none()
+        && let Some(finish) = finish(view, machine, started)
+    {
+        actions.push(Bookkeeping::Finish(finish));
+    }
+    if is_expired(view, machine) {
+        actions.push(Bookkeeping::Forget { machine: name() });
+    }
+}
+
+/// The new shutdowntime of a machine that has to be down sooner than it was told: never less than
+/// the grace from now (SPEC 8).
+fn moved_shutdowntime(view: &View<'_>, machine: &MachineView<'_>) -> Option<Timestamp> {
+    let files = &machine.machine.files;
+    let told = files.shutdowntime?;
+    let by_wallclock = machine
+        .machinetype
+        .map(|configured| files.created + configured.max_wallclock);
+    let wanted = by_wallclock
+        .into_iter()
+        .chain(view.config.shutdown_time)
+        .min()?
+        .max(view.now + view.config.grace);
+    (wanted < told).then_some(wanted)
+}
+
+/// The end of a machine, when it has come and is not yet written down in full.
+fn finish(
+    view: &View<'_>,
+    machine: &MachineView<'_>,
+    started: Option<Timestamp>,
+) -> Option<Finish> {
+    let files = &machine.machine.files;
+    let (listed, how) = match machine.bucket {
+        Bucket::Listed(listed, MachineState::Shutdown) => (Some(listed), "it shut down"),
+        Bucket::Listed(listed, MachineState::Failed) => (Some(listed), "the cloud gave up on it"),
+        Bucket::Listed(listed, MachineState::Deleting) => (Some(listed), "it is being deleted"),
+        Bucket::Gone => (None, "it is gone"),
+        Bucket::NeverAppeared => (None, "it never appeared on the cloud"),
+        // The daemon died between writing `stopped` and the rest, and the cloud has since changed
+        // its mind: what is on file is the truth.
+        Bucket::Listed(listed, _) if files.stopped.is_some() => (Some(listed), "it had stopped"),
+        Bucket::Unlisted if files.stopped.is_some() => (None, "it had stopped"),
+        Bucket::Listed(..) | Bucket::Pending | Bucket::Unlisted => return None,
+    };
+    let stopped = files.stopped.unwrap_or_else(|| {
+        let last_running = view.last_running(machine.machine);
+        let told = listed.and_then(|listed| listed.updated);
+        let at = match started {
+            // Never ran: what counts is when we found out.
+            None => view.now,
+            Some(_) => told.map_or(last_running, |told| {
+                told.clamp(last_running.min(view.now), view.now)
+            }),
+        };
+        at.max(started.unwrap_or_default())
+    });
+    let fizzle = machine
+        .machinetype
+        .map(|configured| configured.fizzle)
+        .or(files.fizzle)
+        .unwrap_or_default();
+    let message = machine.machine.shutdown_message.as_ref();
+    let code = message.and_then(crate::model::ShutdownMessage::code);
+    let ran = started.map(|started| stopped.since(started));
+    let fault = listed.and_then(|listed| listed.fault.as_deref());
+    Some(Finish {
+        machine: files.name.clone(),
+        machinetype: files.machinetype.clone(),
+        started,
+        stopped,
+        code,
+        abort: is_abort(code, ran, fizzle, files.ended),
+        account: ran.is_some_and(|ran| ran >= fizzle),
+        how: match (message, fault) {
+            (Some(message), _) => format!("{how}, saying {:?}", message.text()),
+            (None, Some(fault)) => format!("{how}: {fault}"),
+            (None, None) => how.to_owned(),
+        },
+    })
+}
+
+/// Whether a machine ended in a way that says "no work here" (SPEC 5). One that never started is
+/// the cloud's trouble, not the experiment's.
+fn is_abort(
+    code: Option<u16>,
+    ran: Option<Seconds>,
+    fizzle: Seconds,
+    ended: Option<Ended>,
+) -> bool {
+    let Some(ran) = ran else {
+        return false;
+    };
+    ended == Some(Ended::Heartbeat)
+        || match code {
+            Some(code) => (300..700).contains(&code),
+            None => ran < fizzle,
+        }
+}
+
+/// Whether the directory of a machine that is over has been kept for cleanup_hours.
+fn is_expired(view: &View<'_>, machine: &MachineView<'_>) -> bool {
+    let over = matches!(machine.bucket, Bucket::Gone | Bucket::NeverAppeared);
+    over && machine
+        .machine
+        .files
+        .finished
+        .is_some_and(|finished| view.now.since(finished) > view.config.cleanup)
+}

@@ -1,0 +1,46 @@
+//! The decisions: what to write down, what to destroy, what to create (SPEC 4 to 7).
+//!
+//! [`decide`] is a pure function of the configuration, the snapshot of one scan, the time and a
+//! seed. It reads no clock, file, socket, environment or global, and it does not log. The daemon,
+//! the dry run and the simulation call the same function. Invariants:
+//!
+//! 1. It never fails, whatever the snapshot says.
+//! 2. The order of machines in the snapshot changes nothing.
+//! 3. A VM that is not ours is counted and appears in no action.
+//! 4. One machine appears in at most one delete, except that each duplicate VM of one name is a
+//!    delete of its own.
+//! 5. What is created never passes a limit, counted in every unit that has one.
+//! 6. Every configured machinetype has a reason why no more of it are created.
+
+mod create;
+mod finish;
+mod plan;
+mod terminate;
+#[cfg(test)]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use plan::{
+    Blocked, Bookkeeping, Create, Delete, Finish, MachinetypeReport, Plan, Reason, Report,
+    SpaceReport, Unit,
+};
+
+use crate::config::SpaceConfig;
+use crate::model::{SpaceSnapshot, Timestamp};
+use crate::rng::Seed;
+
+/// Decides one pass over one space.
+pub fn decide(config: &SpaceConfig, snapshot: &SpaceSnapshot, now: Timestamp, seed: Seed) -> Plan {
+    let space = view::View::new(config, snapshot, now);
+    let bookkeeping = finish::bookkeeping(&space);
+    let deletes = terminate::deletes(&space);
+    let (creates, report) = create::creates(&space, &bookkeeping, seed);
+    Plan {
+        bookkeeping,
+        deletes,
+        creates,
+        report,
+    }
+}

@@ -1,0 +1,459 @@
+//! What a decision says: what to write down, what to destroy, what to create, and why not more.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::model::{
+    CloudId, CloudMachine, Ended, Flavor, Hs06, MachineName, MachinetypeName, Processors, Seconds,
+    Timestamp,
+};
+
+/// Everything that one pass over one space will do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Plan {
+    /// What to write down, in this order, before anything is destroyed.
+    pub bookkeeping: Vec<Bookkeeping>,
+    /// What to destroy.
+    pub deletes: Vec<Delete>,
+    /// What to create, in this order.
+    pub creates: Vec<Create>,
+    /// Why this and not more.
+    pub report: Report,
+}
+
+/// Something that was found out about a machine and belongs in its directory.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "action")]
+pub enum Bookkeeping {
+    /// A VM with our marks has no directory: make one.
+    Adopt {
+        /// What it is called.
+        machine: MachineName,
+        /// What kind it is.
+        machinetype: MachinetypeName,
+        /// What the cloud lists.
+        listed: Box<CloudMachine>,
+    },
+    /// The answer to its creation was lost; the scan has found it.
+    Identify {
+        /// Which machine.
+        machine: MachineName,
+        /// What the cloud calls it.
+        id: CloudId,
+    },
+    /// It began to run.
+    Start {
+        /// Which machine.
+        machine: MachineName,
+        /// When.
+        at: Timestamp,
+        /// The zone that it was placed in, if told.
+        zone: Option<String>,
+    },
+    /// It vanished from the listing: keep the time when it was last known to run.
+    Miss {
+        /// Which machine.
+        machine: MachineName,
+        /// When it was last known to run.
+        last_running: Timestamp,
+    },
+    /// The moment that it is told to be down by moves earlier.
+    Shutdowntime {
+        /// Which machine.
+        machine: MachineName,
+        /// The new moment.
+        at: Timestamp,
+    },
+    /// It has ended.
+    Finish(Finish),
+    /// Its directory has been kept for long enough.
+    Forget {
+        /// Which machine.
+        machine: MachineName,
+    },
+}
+
+impl Bookkeeping {
+    /// The machine that it is about.
+    pub const fn machine(&self) -> &MachineName {
+        match self {
+            Self::Adopt { machine, .. }
+            | Self::Identify { machine, .. }
+            | Self::Start { machine, .. }
+            | Self::Miss { machine, .. }
+            | Self::Shutdowntime { machine, .. }
+            | Self::Forget { machine } => machine,
+            Self::Finish(finish) => &finish.machine,
+        }
+    }
+}
+
+/// The end of a machine: everything that accounting and the backoff need to know of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finish {
+    /// Which machine.
+    pub machine: MachineName,
+    /// Its machinetype.
+    pub machinetype: MachinetypeName,
+    /// When it began to run; `None` when it never did.
+    pub started: Option<Timestamp>,
+    /// When it ended.
+    pub stopped: Timestamp,
+    /// The code in its shutdown message.
+    pub code: Option<u16>,
+    /// Whether it ended in a way that says "no work here" (SPEC 5).
+    pub abort: bool,
+    /// Whether it ran for at least fizzle_seconds, so that it is accounted for.
+    pub account: bool,
+    /// How it ended, for people.
+    pub how: String,
+}
+
+/// A machine to destroy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Delete {
+    /// Which machine.
+    pub machine: MachineName,
+    /// Its machinetype.
+    pub machinetype: MachinetypeName,
+    /// Which VM: of two with one name, only one is destroyed.
+    pub id: CloudId,
+    /// Why.
+    pub reason: Reason,
+    /// What is left as its shutdown message if it has none of its own.
+    pub message: Option<&'static str>,
+}
+
+/// Why a machine is destroyed (SPEC 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "rule")]
+pub enum Reason {
+    /// It has been starting for too long.
+    FailedToStart {
+        /// Since its creation.
+        waited: Seconds,
+    },
+    /// It has stopped by itself, or the cloud gave up on it.
+    Stopped,
+    /// It should have been gone since the last delete.
+    StillDeleting {
+        /// Since that delete.
+        waited: Seconds,
+    },
+    /// It has run for longer than max_wallclock_seconds.
+    Wallclock {
+        /// How long it has run.
+        ran: Seconds,
+    },
+    /// fizzle_seconds have passed without a heartbeat file.
+    HeartbeatMissing {
+        /// How long it has run.
+        ran: Seconds,
+    },
+    /// The heartbeat file is too old.
+    HeartbeatOld {
+        /// Its age.
+        age: Seconds,
+    },
+    /// The moment that it was told to be down by has passed.
+    Shutdowntime {
+        /// That moment.
+        at: Timestamp,
+    },
+    /// Another VM of the same name is the one to keep.
+    Duplicate,
+}
+
+impl Reason {
+    /// What is left as the shutdown message of a machine that wrote none.
+    pub const fn message(self) -> Option<&'static str> {
+        match self {
+            Self::FailedToStart { .. } => Some("700 Failed to start"),
+            Self::Wallclock { .. } => Some("700 Exceeded max_wallclock_seconds"),
+            Self::HeartbeatMissing { .. } => Some("700 Heartbeat file not created"),
+            Self::HeartbeatOld { .. } => Some("700 Heartbeat file not updated"),
+            Self::Shutdowntime { .. } => Some("700 Passed shutdowntime"),
+            Self::Stopped | Self::StillDeleting { .. } | Self::Duplicate => None,
+        }
+    }
+
+    /// What later decisions need to know of it.
+    pub const fn ended(self) -> Ended {
+        match self {
+            Self::HeartbeatMissing { .. } | Self::HeartbeatOld { .. } => Ended::Heartbeat,
+            Self::FailedToStart { .. }
+            | Self::Stopped
+            | Self::StillDeleting { .. }
+            | Self::Wallclock { .. }
+            | Self::Shutdowntime { .. }
+            | Self::Duplicate => Ended::Other,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FailedToStart { waited } => write!(f, "still starting after {waited} s"),
+            Self::Stopped => write!(f, "it has stopped"),
+            Self::StillDeleting { waited } => {
+                write!(f, "still there {waited} s after it was deleted")
+            }
+            Self::Wallclock { ran } => {
+                write!(f, "has run for {ran} s, max_wallclock_seconds is less")
+            }
+            Self::HeartbeatMissing { ran } => {
+                write!(f, "no heartbeat file after {ran} s")
+            }
+            Self::HeartbeatOld { age } => write!(f, "heartbeat file is {age} s old"),
+            Self::Shutdowntime { at } => write!(f, "shutdowntime {} has passed", at.to_rfc3339()),
+            Self::Duplicate => write!(f, "another machine has the same name"),
+        }
+    }
+}
+
+/// A machine to create.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Create {
+    /// Its name.
+    pub machine: MachineName,
+    /// Its machinetype.
+    pub machinetype: MachinetypeName,
+    /// The flavors to try, in this order; the room for the first has been reserved and none of the
+    /// others needs more.
+    pub flavors: Vec<Flavor>,
+}
+
+/// Why this and not more, in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// Counts and limits of the whole space, before the creations of this plan.
+    pub space: SpaceReport,
+    /// Each configured machinetype.
+    pub machinetypes: BTreeMap<MachinetypeName, MachinetypeReport>,
+}
+
+/// Counts and limits of the space.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SpaceReport {
+    /// Machines of any state, those that are not ours included.
+    pub machines: u32,
+    /// Their processors.
+    pub processors: Processors,
+    /// How many of the machines are not ours.
+    pub foreign_machines: u32,
+    /// The lower of max_machines and the cloud's quota.
+    pub machines_limit: Option<u32>,
+    /// The lower of processors_limit and the cloud's quota.
+    pub processors_limit: Option<u32>,
+}
+
+/// One machinetype in numbers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MachinetypeReport {
+    /// Machines in any state, those created by this plan included.
+    pub machines: u32,
+    /// How many of them are starting, those created by this plan included.
+    pub starting: u32,
+    /// How many are running.
+    pub running: u32,
+    /// Their processors.
+    pub processors: Processors,
+    /// The sum of their power as it counts for shares.
+    pub weight: f64,
+    /// target_share.
+    pub target_share: f64,
+    /// How many of them this plan creates.
+    pub creates: u32,
+    /// Why no more are created.
+    pub stopped_by: Blocked,
+}
+
+/// Why no (more) machines of a machinetype are created. The first that holds is given.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "rule")]
+pub enum Blocked {
+    /// target_share is 0.
+    NoTargetShare,
+    /// The space's shutdown_time has passed.
+    ShutdownTime {
+        /// When it was.
+        at: Timestamp,
+    },
+    /// The scan lists none of our machines: something is wrong with it.
+    SuspectScan {
+        /// How many scans in a row.
+        scans: u32,
+        /// How many machines should have been there.
+        missing: u32,
+    },
+    /// Neither the configuration nor the cloud tells a limit.
+    NoLimitKnown,
+    /// None of the configured flavors can be used.
+    NoFlavor {
+        /// Why not, for each of them.
+        why: String,
+    },
+    /// Something that the machinetype asks for is not there.
+    Unsupported {
+        /// What.
+        what: String,
+    },
+    /// A machine of this kind aborted recently.
+    Backoff {
+        /// When the backoff ends.
+        until: Timestamp,
+    },
+    /// After a backoff one machine at a time is tried until one survives fizzle_seconds.
+    Trial {
+        /// When that rule ends.
+        until: Timestamp,
+        /// How many young machines there are.
+        young: u32,
+    },
+    /// Creations or boots have failed.
+    Failing {
+        /// How many in a row.
+        failures: u32,
+        /// When the next is tried.
+        until: Timestamp,
+    },
+    /// max_machines of the machinetype.
+    MachinetypeMachines {
+        /// How many there are.
+        have: u32,
+        /// The limit.
+        limit: u32,
+    },
+    /// processors_limit of the machinetype.
+    MachinetypeProcessors {
+        /// How many there are.
+        have: Processors,
+        /// How many one more machine needs.
+        need: Processors,
+        /// The limit.
+        limit: u32,
+    },
+    /// max_starting_processors of the machinetype.
+    StartingProcessors {
+        /// How many are in starting machines.
+        have: Processors,
+        /// How many one more machine needs.
+        need: Processors,
+        /// The limit.
+        limit: u32,
+    },
+    /// max_machines of the space, or the cloud's quota.
+    SpaceMachines {
+        /// How many there are.
+        have: u32,
+        /// The limit.
+        limit: u32,
+    },
+    /// processors_limit of the space, or the cloud's quota.
+    SpaceProcessors {
+        /// How many there are.
+        have: Processors,
+        /// How many one more machine needs.
+        need: Processors,
+        /// The limit.
+        limit: u32,
+    },
+    /// 10 % of the space's limit, and never more than 1000, are created in this cycle; more follow
+    /// in the next.
+    CycleCap {
+        /// The cap, in the unit of the limit.
+        cap: u32,
+        /// That unit.
+        unit: Unit,
+    },
+}
+
+/// What a limit is counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// Machines.
+    Machines,
+    /// Processors.
+    Processors,
+}
+
+impl fmt::Display for Blocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTargetShare => write!(f, "target_share is 0"),
+            Self::ShutdownTime { at } => {
+                write!(
+                    f,
+                    "shutdown_time {} of the space has passed",
+                    at.to_rfc3339()
+                )
+            }
+            Self::SuspectScan { scans, missing } => write!(
+                f,
+                "none of {missing} machines was listed, {scans} scan(s) in a row: wrong project or region?"
+            ),
+            Self::NoLimitKnown => write!(
+                f,
+                "no limit is known: set max_machines or processors_limit in the space"
+            ),
+            Self::NoFlavor { why } => write!(f, "no usable flavor: {why}"),
+            Self::Unsupported { what } => f.write_str(what),
+            Self::Backoff { until } => {
+                write!(f, "backing off after an abort until {}", until.to_rfc3339())
+            }
+            Self::Trial { until, young } => write!(
+                f,
+                "after a backoff one at a time, {young} on trial, until {}",
+                until.to_rfc3339()
+            ),
+            Self::Failing { failures, until } => write!(
+                f,
+                "{failures} creation(s) in a row failed, next try at {}",
+                until.to_rfc3339()
+            ),
+            Self::MachinetypeMachines { have, limit } => {
+                write!(f, "max_machines of the machinetype: {have} of {limit}")
+            }
+            Self::MachinetypeProcessors { have, need, limit } => write!(
+                f,
+                "processors_limit of the machinetype: {have} + {need} of {limit}"
+            ),
+            Self::StartingProcessors { have, need, limit } => {
+                write!(f, "max_starting_processors: {have} + {need} of {limit}")
+            }
+            Self::SpaceMachines { have, limit } => {
+                write!(f, "machines in the space: {have} of {limit}")
+            }
+            Self::SpaceProcessors { have, need, limit } => {
+                write!(f, "processors in the space: {have} + {need} of {limit}")
+            }
+            Self::CycleCap { cap, unit } => write!(
+                f,
+                "{cap} {} is the most for one cycle",
+                match unit {
+                    Unit::Machines => "machine(s)",
+                    Unit::Processors => "processor(s)",
+                }
+            ),
+        }
+    }
+}
+
+/// The power of one machine as it counts for target shares (SPEC 7).
+pub(super) fn share_weight(
+    hs06: Option<Hs06>,
+    per_processor: Option<Hs06>,
+    processors: Processors,
+    unit: Unit,
+) -> f64 {
+    match (hs06, per_processor, unit) {
+        (Some(hs06), _, _) => hs06.get(),
+        (None, Some(each), _) => each.times(processors).get(),
+        (None, None, Unit::Machines) => Hs06::DEFAULT.get(),
+        (None, None, Unit::Processors) => f64::from(processors.get().max(1)),
+    }
+}

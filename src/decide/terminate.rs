@@ -1,0 +1,152 @@
+//! What to destroy and why (SPEC 6).
+
+use super::plan::{Delete, Reason};
+use super::view::{Bucket, MachineView, View};
+use crate::config::MachinetypeConfig;
+use crate::model::{CloudMachine, Heartbeat, MachineState, Seconds, Timestamp};
+
+/// A machine that has been starting for longer than this never will.
+const START_LIMIT: Seconds = Seconds::new(3600);
+/// A cloud that is removing a machine is not asked again before this has passed.
+const DELETING_LIMIT: Seconds = Seconds::new(3600);
+
+/// The pause before the next delete of a machine that is still there after `tries` deletes: the
+/// second soon, from the third on once an hour.
+const fn delete_pause(tries: u32) -> Seconds {
+    match tries {
+        0 | 1 => Seconds::new(30),
+        2 => Seconds::new(300),
+        _ => Seconds::new(3600),
+    }
+}
+
+/// The machines to destroy now.
+pub(super) fn deletes(view: &View<'_>) -> Vec<Delete> {
+    let mut deletes = Vec::new();
+    for machine in &view.machines {
+        for duplicate in &machine.duplicates {
+            if duplicate.state != MachineState::Deleting {
+                deletes.push(delete(machine, duplicate, Reason::Duplicate));
+            }
+        }
+        let Bucket::Listed(listed, state) = machine.bucket else {
+            continue;
+        };
+        if let Some(reason) = reason(view, machine, listed, state)
+            && is_due(machine, state, view.now)
+        {
+            deletes.push(delete(machine, listed, reason));
+        }
+    }
+    deletes
+}
+
+fn delete(machine: &MachineView<'_>, listed: &CloudMachine, reason: Reason) -> Delete {
+    Delete {
+        machine: machine.machine.files.name.clone(),
+        machinetype: machine.machine.files.machinetype.clone(),
+        id: listed.id.clone(),
+        reason,
+        message: reason.message(),
+    }
+}
+
+/// Whether enough time has passed since the delete before.
+fn is_due(machine: &MachineView<'_>, state: MachineState, now: Timestamp) -> bool {
+    if state == MachineState::Deleting {
+        return true; // `reason` has looked at the time
+    }
+    machine
+        .machine
+        .files
+        .deleted
+        .is_none_or(|last| now >= last + delete_pause(machine.machine.delete_tries))
+}
+
+/// The first rule that asks for the end of this machine.
+pub(super) fn reason(
+    view: &View<'_>,
+    machine: &MachineView<'_>,
+    listed: &CloudMachine,
+    state: MachineState,
+) -> Option<Reason> {
+    let files = &machine.machine.files;
+    match state {
+        MachineState::Starting => {
+            let waited = view.now.since(files.created);
+            (waited > START_LIMIT).then_some(Reason::FailedToStart { waited })
+        }
+        MachineState::Shutdown | MachineState::Failed => Some(Reason::Stopped),
+        MachineState::Deleting => {
+            let since = files
+                .deleted
+                .or(listed.updated)
+                .unwrap_or(files.created)
+                .max(files.created);
+            let waited = view.now.since(since);
+            (waited >= DELETING_LIMIT).then_some(Reason::StillDeleting { waited })
+        }
+        MachineState::Running => running(view, machine),
+        MachineState::Unknown => None,
+    }
+}
+
+fn running(view: &View<'_>, machine: &MachineView<'_>) -> Option<Reason> {
+    // The same moment that the bookkeeping of this pass writes down, never the cloud's raw word.
+    let ran = view.now.since(view.started(machine)?);
+    // A machine whose machinetype has left the configuration only has the time that it was told.
+    machine
+        .machinetype
+        .and_then(|configured| {
+            if ran > configured.max_wallclock {
+                Some(Reason::Wallclock { ran })
+            } else {
+                heartbeat(view, configured, machine, ran)
+            }
+        })
+        .or_else(|| shutdowntime(view, machine))
+}
+
+fn heartbeat(
+    view: &View<'_>,
+    configured: &MachinetypeConfig,
+    machine: &MachineView<'_>,
+    ran: Seconds,
+) -> Option<Reason> {
+    configured.heartbeat_file.as_ref()?;
+    // While our own server was down no machine could write: its silence counts from when it could
+    // be heard again.
+    let heard = view
+        .snapshot
+        .listening_since
+        .map_or(ran, |since| ran.min(view.now.since(since)));
+    if heard <= configured.fizzle {
+        return None;
+    }
+    match machine.machine.heartbeat {
+        Heartbeat::Unknown => None,
+        Heartbeat::Missing => Some(Reason::HeartbeatMissing { ran }),
+        Heartbeat::At(time) => {
+            let age = view.now.since(time);
+            let limit = configured.heartbeat;
+            (limit > Seconds::default() && heard > limit && age > limit)
+                .then_some(Reason::HeartbeatOld { age })
+        }
+    }
+}
+
+fn shutdowntime(view: &View<'_>, machine: &MachineView<'_>) -> Option<Reason> {
+    let files = &machine.machine.files;
+    let own = files.shutdowntime.filter(|at| view.now > *at);
+    // A machine whose time was moved earlier was given some grace, which is kept even when the
+    // space's shutdown_time passes meanwhile (SPEC 8). The limit it was created with shows that.
+    let was_moved = files
+        .shutdowntime
+        .zip(files.wall_limit)
+        .is_some_and(|(told, limit)| told < files.created + limit);
+    let of_space = view
+        .config
+        .shutdown_time
+        .filter(|at| view.now > *at && !was_moved);
+    own.or(of_space).map(|at| Reason::Shutdowntime { at })
+}

@@ -1,0 +1,236 @@
+//! Each machine put into exactly one bucket; the later steps only look at buckets.
+
+use crate::config::{MachinetypeConfig, SpaceConfig};
+use crate::model::{
+    CloudMachine, Machine, MachineState, Processors, Seconds, SpaceSnapshot, Timestamp,
+};
+
+/// How long a machine that was asked for without an answer may stay unlisted (SPEC 7 step 3).
+pub(super) const ADOPTION: Seconds = Seconds::new(600);
+/// How many scans in a row must not list a machine before it is gone (SPEC 3 step 6).
+const GONE_SCANS: u32 = 2;
+/// The same when a scan lists none of our machines.
+const GONE_SUSPECT_SCANS: u32 = 10;
+/// So many machines must be missing at once for a scan to be suspect.
+pub(super) const SUSPECT_MACHINES: u32 = 3;
+
+/// The configuration and the snapshot, with every machine classified.
+pub(super) struct View<'a> {
+    pub config: &'a SpaceConfig,
+    pub snapshot: &'a SpaceSnapshot,
+    pub now: Timestamp,
+    /// Sorted by name.
+    pub machines: Vec<MachineView<'a>>,
+    /// VMs with our marks and no directory, sorted by name, the oldest of one name first.
+    pub unfiled: Vec<&'a CloudMachine>,
+    /// `Some(missing)` when the scan lists none of three or more machines.
+    pub suspect: Option<u32>,
+}
+
+/// One machine with what follows from looking at it.
+pub(super) struct MachineView<'a> {
+    pub machine: &'a Machine,
+    /// `None` when its machinetype is no longer in the configuration.
+    pub machinetype: Option<&'a MachinetypeConfig>,
+    pub bucket: Bucket<'a>,
+    /// VMs of the same name that are not the one to keep.
+    pub duplicates: Vec<&'a CloudMachine>,
+}
+
+/// The one thing that a machine is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Bucket<'a> {
+    /// Asked for, no answer yet, not listed yet.
+    Pending,
+    /// Asked for, and never appeared on the cloud.
+    NeverAppeared,
+    /// Listed.
+    Listed(&'a CloudMachine, MachineState),
+    /// Not in this listing; too early to say that it is gone.
+    Unlisted,
+    /// Gone from the cloud.
+    Gone,
+}
+
+impl<'a> View<'a> {
+    pub fn new(config: &'a SpaceConfig, snapshot: &'a SpaceSnapshot, now: Timestamp) -> Self {
+        let missing = suspect_missing(snapshot);
+        let mut machines: Vec<_> = snapshot
+            .machines
+            .iter()
+            .map(|machine| MachineView {
+                machine,
+                machinetype: config.machinetypes.get(&machine.files.machinetype),
+                bucket: bucket(machine, snapshot, missing.is_some(), now),
+                duplicates: duplicates(machine),
+            })
+            .collect();
+        machines.sort_by(|a, b| a.machine.files.name.cmp(&b.machine.files.name));
+        let mut unfiled: Vec<_> = snapshot.unfiled.iter().collect();
+        unfiled
+            .sort_by_key(|listed| (&listed.name, listed.created.unwrap_or_default(), &listed.id));
+        Self {
+            config,
+            snapshot,
+            now,
+            machines,
+            unfiled,
+            suspect: missing,
+        }
+    }
+
+    /// The last time that a machine is known to have run: for the time of its end (SPEC 5).
+    pub fn last_running(&self, machine: &Machine) -> Timestamp {
+        let started = machine.files.started.unwrap_or(machine.files.created);
+        machine
+            .last_running
+            .or(machine.files.updated)
+            .or(self.snapshot.previous_scan)
+            .map_or(started, |time| time.max(started))
+            .min(self.now)
+    }
+
+    /// When a machine began to run, if it did: as its file says; else as the cloud says, held
+    /// between its creation and now; else now when it is seen running. One that has already shut
+    /// down must have run since the scan before. One that is starting has not run, even if the
+    /// cloud tells a time (EC2's launchTime is that of the request).
+    pub fn started(&self, machine: &MachineView<'_>) -> Option<Timestamp> {
+        let files = &machine.machine.files;
+        if files.started.is_some() {
+            return files.started;
+        }
+        let Bucket::Listed(listed, state) = machine.bucket else {
+            return None;
+        };
+        if state == MachineState::Starting {
+            return None;
+        }
+        let earliest = files.created.min(self.now);
+        if let Some(told) = listed.started {
+            return Some(told.clamp(earliest, self.now));
+        }
+        match state {
+            MachineState::Running => Some(self.now),
+            MachineState::Shutdown => Some(
+                self.snapshot
+                    .previous_scan
+                    .unwrap_or(earliest)
+                    .clamp(earliest, self.now),
+            ),
+            MachineState::Starting
+            | MachineState::Deleting
+            | MachineState::Failed
+            | MachineState::Unknown => None,
+        }
+    }
+}
+
+impl MachineView<'_> {
+    /// Whether it takes room: it is on the cloud or may be.
+    pub fn counts(&self) -> bool {
+        match self.bucket {
+            Bucket::Pending | Bucket::Listed(..) => true,
+            Bucket::Unlisted => self.machine.files.finished.is_none(),
+            Bucket::NeverAppeared | Bucket::Gone => false,
+        }
+    }
+
+    /// Its processors: as the cloud says, as its files say, as the configuration says.
+    pub fn processors(&self) -> Processors {
+        let listed = match self.bucket {
+            Bucket::Listed(listed, _) => listed.processors,
+            Bucket::Pending | Bucket::NeverAppeared | Bucket::Unlisted | Bucket::Gone => None,
+        };
+        listed
+            .or(self.machine.files.processors)
+            .or(self.machinetype.map(|configured| configured.min_processors))
+            .unwrap_or(Processors::ONE)
+    }
+
+    /// Its state for counting. A machine that is missing from one listing is what it was: the
+    /// cloud may only be late in listing it.
+    pub fn state(&self) -> MachineState {
+        let files = &self.machine.files;
+        match self.bucket {
+            Bucket::Listed(_, state) => state,
+            Bucket::Pending => MachineState::Starting,
+            Bucket::Unlisted if files.stopped.is_some() => MachineState::Unknown,
+            Bucket::Unlisted if files.started.is_some() => MachineState::Running,
+            Bucket::Unlisted => MachineState::Starting,
+            Bucket::NeverAppeared | Bucket::Gone => MachineState::Unknown,
+        }
+    }
+}
+
+/// How many machines should have been listed, when there are three or more and none was.
+fn suspect_missing(snapshot: &SpaceSnapshot) -> Option<u32> {
+    let mut missing: u32 = 0;
+    for machine in &snapshot.machines {
+        if !machine.listed.is_empty() {
+            return None;
+        }
+        // A machine that we have deleted is meant to vanish.
+        let expected = machine.files.stopped.is_none() && machine.files.deleted.is_none();
+        if machine.files.id.is_some() && expected {
+            missing = missing.saturating_add(1);
+        }
+    }
+    (missing >= SUSPECT_MACHINES && snapshot.unfiled.is_empty()).then_some(missing)
+}
+
+/// Of several VMs with one name the one to keep: whose id is on file, else the oldest (SPEC 7
+/// step 4). The identifier breaks a tie so that every pass chooses the same.
+fn primary(machine: &Machine) -> Option<&CloudMachine> {
+    machine
+        .listed
+        .iter()
+        .find(|listed| machine.files.id.as_ref() == Some(&listed.id))
+        .or_else(|| {
+            machine
+                .listed
+                .iter()
+                .min_by_key(|listed| (listed.created.unwrap_or_default(), &listed.id))
+        })
+}
+
+fn duplicates(machine: &Machine) -> Vec<&CloudMachine> {
+    let Some(kept) = primary(machine) else {
+        return Vec::new();
+    };
+    let mut others: Vec<_> = machine
+        .listed
+        .iter()
+        .filter(|listed| listed.id != kept.id)
+        .collect();
+    others.sort_by(|a, b| a.id.cmp(&b.id));
+    others
+}
+
+fn bucket<'a>(
+    machine: &'a Machine,
+    snapshot: &SpaceSnapshot,
+    suspect: bool,
+    now: Timestamp,
+) -> Bucket<'a> {
+    if let Some(listed) = primary(machine) {
+        // A machine that has run is not starting again: ACTIVE without power is a moment of
+        // uncertainty of the hypervisor, and the rules for running machines go on to hold.
+        let state = match (listed.state, machine.files.started) {
+            (MachineState::Starting, Some(_)) => MachineState::Running,
+            (state, _) => state,
+        };
+        return Bucket::Listed(listed, state);
+    }
+    // A suspect scan says as little of a machine that waits for its answer as of the others.
+    let (scans, needed) = if suspect {
+        (snapshot.empty_scans, GONE_SUSPECT_SCANS)
+    } else {
+        (machine.missed_scans, GONE_SCANS)
+    };
+    match (&machine.files.id, scans >= needed) {
+        (None, true) if now.since(machine.files.created) >= ADOPTION => Bucket::NeverAppeared,
+        (None, _) => Bucket::Pending,
+        (Some(_), true) => Bucket::Gone,
+        (Some(_), false) => Bucket::Unlisted,
+    }
+}
