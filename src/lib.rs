@@ -52,6 +52,7 @@
 //! 7. There is one writer for each thing: one daemon on a state directory, one task for a space,
 //!    and values that are handed over, not locks that are shared.
 
+pub mod account;
 pub mod clock;
 pub mod config;
 pub mod decide;

@@ -1,0 +1,7 @@
+//! Accounting: one APEL record for each machine that ran for long enough (SPEC 10).
+//!
+//! [`apel`] writes the text of a record and nothing else; [`spool`] puts it where it belongs,
+//! exactly once however often it is asked to.
+
+pub mod apel;
+pub mod spool;
