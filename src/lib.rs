@@ -54,6 +54,7 @@
 
 pub mod account;
 pub mod clock;
+pub mod cloud;
 pub mod config;
 pub mod decide;
 pub mod model;

@@ -1,0 +1,180 @@
+//! The seam to the clouds: one narrow trait with a written contract.
+//!
+//! [`Cloud`] is everything that vcycled wants from a cloud. Each adapter keeps its wire format,
+//! its authentication and its words for states to itself. What an adapter must hold is written at
+//! the trait and checked by one contract suite (`tests/it/contract.rs`) that runs on all of them.
+//!
+//! An adapter never reads or writes state files, never decides, and never retries a create.
+
+pub mod http;
+pub mod openstack;
+pub mod simulated;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
+use crate::config::{Api, SpaceConfig};
+use crate::model::{CloudFacts, CloudId, CloudMachine, Flavor, MachineName, Seconds, Secret};
+
+use openstack::OpenStack;
+use simulated::Simulated;
+
+/// A connection to one space.
+///
+/// Contract:
+///
+/// 1. `facts` and `list` may be called again after an error; reads may be retried inside.
+/// 2. `list` is complete (all pages, no machine twice) or an error. Never a part.
+/// 3. `create` sends at most one request that creates. An answer that did not arrive, or that
+///    cannot be understood, is [`CloudErrorKind::Ambiguous`]: the machine may exist. Every other
+///    error kind says that no machine was made.
+/// 4. `delete` of a machine that does not exist is `Ok(Deletion::AlreadyGone)`.
+/// 5. Every call ends within a bounded time, and every error names the operation, the address
+///    without secrets, and what the cloud answered.
+/// 6. An expired or revoked token is renewed inside, once a call; [`CloudErrorKind::Auth`] means
+///    that the credentials themselves do not work.
+#[async_trait]
+pub trait Cloud: Send + Sync + fmt::Debug {
+    /// Connects if needed, and tells quotas and flavors.
+    async fn facts(&self) -> Result<CloudFacts, CloudError>;
+
+    /// The complete list of VMs in the space, ours or not. A VM that has ended but is still listed
+    /// is [`Deleting`](crate::model::MachineState::Deleting) where it still takes room, and left
+    /// out where it does not (EC2's terminated instances).
+    async fn list(&self) -> Result<Vec<CloudMachine>, CloudError>;
+
+    /// Asks for one machine.
+    async fn create(&self, request: &CreateRequest) -> Result<CloudId, CloudError>;
+
+    /// Asks for the end of one machine.
+    async fn delete(&self, id: &CloudId) -> Result<Deletion, CloudError>;
+}
+
+/// Everything that a new machine is made from.
+#[derive(Clone, Debug)]
+pub struct CreateRequest {
+    /// Its name, which is also how a lost answer is found again.
+    pub name: MachineName,
+    /// The flavor.
+    pub flavor: Flavor,
+    /// The image, by the cloud's identifier or by name (an ambiguous name is an error).
+    pub image: String,
+    /// The text of an OpenSSH public key for root, imported once for each distinct key.
+    pub public_key: Option<String>,
+    /// The contextualization, not yet encoded.
+    pub user_data: Secret<Vec<u8>>,
+    /// Metadata or tags: name, machinetype, space, manager, machinefeatures, jobfeatures,
+    /// joboutputs.
+    pub metadata: BTreeMap<String, String>,
+    /// The zone to place it in; `None` leaves that to the cloud.
+    pub zone: Option<String>,
+}
+
+/// What became of a delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// The cloud took the request.
+    Accepted,
+    /// There was no such machine (any more).
+    AlreadyGone,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// To drive the space: an embedded cloud comes to life.
+    Drive,
+    /// To look at it beside a running daemon: an embedded cloud answers from its file.
+    Look,
+}
+
+/// Connects to the cloud of a space as its configuration says.
+///
+/// # Errors
+/// When the connection cannot be set up, or this version has no adapter for the API.
+pub async fn connect(
+    space: &SpaceConfig,
+    ca_path: &Path,
+    state_dir: &Path,
+    clock: &Clock,
+    what_for: Use,
+) -> Result<Arc<dyn Cloud>, CloudError> {
+    let (name, clock) = (&space.name, clock.clone());
+    match (&space.api, what_for) {
+        (Api::OpenStack(options), _) => {
+            Ok(Arc::new(OpenStack::new(name, options, ca_path, clock)?))
+        }
+        (Api::Simulated(options), Use::Drive) => {
+            let cloud = Simulated::start(name, options, state_dir, ca_path, clock).await?;
+            Ok(Arc::new(cloud))
+        }
+        (Api::Simulated(options), Use::Look) => {
+            let cloud = Simulated::look(name, options, state_dir, ca_path, clock).await?;
+            Ok(Arc::new(cloud))
+        }
+        (Api::Ec2(_), _) => Err(CloudError::new(
+            CloudErrorKind::Rejected,
+            format!("connecting to the space {name}"),
+            "api = ec2 is not yet part of this version",
+        )),
+    }
+}
+
+/// What kind of error this is: all that the rest of the program decides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloudErrorKind {
+    /// The thing does not exist.
+    NotFound,
+    /// A quota of the tenancy is used up.
+    Quota,
+    /// The cloud has no room for this flavor in this zone now.
+    Capacity,
+    /// The credentials do not work, or may not do this.
+    Auth,
+    /// Too many requests; wait as long as told.
+    RateLimited {
+        /// How long the cloud asks to wait, when it says so.
+        retry_after: Option<Seconds>,
+    },
+    /// Network or server trouble; nothing was changed on the cloud.
+    Transient,
+    /// A create whose outcome is not known: the machine may exist.
+    Ambiguous,
+    /// The cloud understood and refuses: a wrong name, image, size, or an answer we cannot read.
+    Rejected,
+}
+
+/// An error of a cloud, ready to be shown: `POST http://nova/servers: 403 Forbidden: Quota exceeded`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{operation}: {message}")]
+pub struct CloudError {
+    /// What to decide by.
+    pub kind: CloudErrorKind,
+    /// What was tried, on which address (no secret in it).
+    pub operation: String,
+    /// What came back: status and the cloud's own message, or the network's error.
+    pub message: String,
+}
+
+impl CloudError {
+    /// An error of `kind`.
+    pub fn new(
+        kind: CloudErrorKind,
+        operation: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            kind,
+            operation: operation.into(),
+            message: message.into(),
+        }
+    }
+}

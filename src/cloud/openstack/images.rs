@@ -1,0 +1,148 @@
+//! Images: from what the configuration says, an identifier or a name, to the identifier that Nova
+//! wants.
+
+use http::Method;
+use url::form_urlencoded;
+
+use super::shared::Shared;
+use super::wire::{Image, ImagePage};
+use super::{OpenStack, Reply, Target, Trouble};
+use crate::cloud::{CloudError, CloudErrorKind};
+use crate::model::{Seconds, Timestamp};
+
+/// How long an answer is believed. A site gives a name to a new image without telling us; and a
+/// batch of creations should ask once.
+const KEPT: Seconds = Seconds::new(600);
+
+/// What has been looked up: configured text to identifier, and when.
+pub(super) type Images = Shared<(String, Timestamp)>;
+
+impl OpenStack {
+    /// The identifier of the image that the configuration calls `wanted`. Concurrent calls share
+    /// one look-up.
+    pub(super) async fn image_id(&self, wanted: &str) -> Result<String, CloudError> {
+        let now = self.clock.now();
+        let fresh = |(_, when): &(String, Timestamp)| now.since(*when) < KEPT;
+        let look_up = async { Ok((self.look_up_image(wanted).await?, now)) };
+        let (id, _) = self.images.get(wanted, fresh, look_up).await?;
+        Ok(id)
+    }
+
+    async fn look_up_image(&self, wanted: &str) -> Result<String, CloudError> {
+        let session = self.identity.session(&self.http).await?;
+        if looks_like_id(wanted) && session.services.image.is_none() {
+            // Nobody to ask: Nova will know whether the identifier is good.
+            return Ok(wanted.to_owned());
+        }
+        if looks_like_id(wanted)
+            && let Some(image) = self.image_by_id(wanted).await?
+        {
+            return usable(image, wanted);
+        }
+        self.image_by_name(wanted).await
+    }
+
+    /// The image with this identifier, if there is one.
+    async fn image_by_id(&self, id: &str) -> Result<Option<Image>, CloudError> {
+        let path = ["images", id];
+        let reply = self.ask(Method::GET, &Target::image(&path), None).await;
+        let reply = reply.map_err(Trouble::into_error)?;
+        match reply.status() {
+            200..=299 => read(&reply).map(Some),
+            404 => Ok(None),
+            _ => Err(self.refused(&reply, reply.answer.read_kind())),
+        }
+    }
+
+    async fn image_by_name(&self, name: &str) -> Result<String, CloudError> {
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("name", name)
+            .append_pair("limit", "100")
+            .finish();
+        let target = Target::image(&["images"]).query(Some(query));
+        let answer = self.read(&target).await?;
+        let page: ImagePage =
+            serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(error))?;
+        // Glance reads some names as operators ("in:a,b"), so that the answer is checked.
+        let named = page
+            .images
+            .into_iter()
+            .filter(|image| image.name.as_deref() == Some(name));
+        let error =
+            |kind, message: String| CloudError::new(kind, answer.operation.clone(), message);
+        let (active, other): (Vec<Image>, Vec<Image>) = named.partition(is_active);
+        match (active.as_slice(), page.next) {
+            ([image], None) => Ok(image.id.clone()),
+            ([], None) => match other.into_iter().next() {
+                Some(image) => usable(image, name),
+                None => Err(error(
+                    CloudErrorKind::NotFound,
+                    format!("there is no image with the identifier or name {name:?}"),
+                )),
+            },
+            (several, _) => {
+                let ids: Vec<&str> = several.iter().map(|i| i.id.as_str()).take(5).collect();
+                Err(error(
+                    CloudErrorKind::Rejected,
+                    format!(
+                        "several images are named {name:?}; set root_image to image: and one of: {}",
+                        ids.join(", ")
+                    ),
+                ))
+            }
+        }
+    }
+}
+
+fn read(reply: &Reply) -> Result<Image, CloudError> {
+    serde_json::from_slice(&reply.answer.body).map_err(|error| reply.answer.unreadable(error))
+}
+
+fn is_active(image: &Image) -> bool {
+    image
+        .status
+        .as_deref()
+        .is_none_or(|status| status.eq_ignore_ascii_case("active"))
+}
+
+fn usable(image: Image, wanted: &str) -> Result<String, CloudError> {
+    if is_active(&image) {
+        return Ok(image.id);
+    }
+    Err(CloudError::new(
+        CloudErrorKind::Rejected,
+        format!("use image {wanted:?}"),
+        format!(
+            "image {} is {}, not active",
+            image.id,
+            image.status.unwrap_or_default()
+        ),
+    ))
+}
+
+/// Whether the text has the form of a UUID: other texts are never asked for as identifiers.
+fn looks_like_id(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_uuids_look_like_identifiers() {
+        assert!(looks_like_id("70fafd76-166f-49cb-9c64-eb46d0a5f1a5"));
+        for text in [
+            "",
+            "CernVM 4",
+            "70fafd76166f49cb9c64eb46d0a5f1a5",
+            "70fafd76-166f-49cb-9c64-eb46d0a5f1a/",
+        ] {
+            assert!(!looks_like_id(text), "{text}");
+        }
+    }
+}

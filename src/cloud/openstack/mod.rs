@@ -1,0 +1,373 @@
+//! OpenStack: Keystone for tokens, Nova for machines, Glance to find images.
+//!
+//! It speaks Nova's default microversion, which every Nova since 2015 (and, for what we use, the
+//! 2.0 API before it) understands.
+//!
+//! Invariants, beside those of [`Cloud`]:
+//! 1. A token goes only to the addresses of the service catalog: links in answers are never
+//!    followed, only their query is used.
+//! 2. With a valid token a cycle costs two requests (flavors, limits) and one for each page. A
+//!    machine that fails without telling why costs up to three more, once.
+//! 3. No message has a token, a password or user_data in it.
+
+mod auth;
+mod catalog;
+mod create;
+mod faults;
+mod images;
+mod keys;
+mod list;
+mod shared;
+mod wire;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::Method;
+use url::Url;
+
+use self::auth::{Identity, Session};
+use self::faults::Faults;
+use self::images::Images;
+use self::keys::Keys;
+use super::http::{Answer, Failure, Http, HttpTimes, Request};
+use super::{Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion};
+use crate::clock::Clock;
+use crate::config::OpenStackOptions;
+use crate::model::{CloudFacts, CloudId, CloudLimits, CloudMachine, Flavor, Processors, SpaceName};
+
+/// The most pages of flavors that are read; the list is the cloud's, not ours.
+const MAX_FLAVOR_PAGES: usize = 100;
+
+/// A connection to one project of one OpenStack.
+pub struct OpenStack {
+    space: SpaceName,
+    options: OpenStackOptions,
+    clock: Clock,
+    http: Http,
+    identity: Identity,
+    images: Images,
+    keys: Keys,
+    faults: Faults,
+    /// Flavor id to processors, of the last [`Cloud::facts`]: a listing names only the id.
+    processors: RwLock<Arc<HashMap<String, Processors>>>,
+}
+
+impl fmt::Debug for OpenStack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenStack")
+            .field("space", &self.space)
+            .field("url", &self.options.url.host_str())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A service of the catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Service {
+    Compute,
+    Image,
+}
+
+/// What is asked of a service: the path below its endpoint and a query.
+#[derive(Clone, Debug)]
+struct Target<'a> {
+    service: Service,
+    path: &'a [&'a str],
+    query: Option<String>,
+}
+
+impl<'a> Target<'a> {
+    const fn compute(path: &'a [&'a str]) -> Self {
+        Self {
+            service: Service::Compute,
+            path,
+            query: None,
+        }
+    }
+
+    const fn image(path: &'a [&'a str]) -> Self {
+        Self {
+            service: Service::Image,
+            path,
+            query: None,
+        }
+    }
+
+    fn query(mut self, query: Option<String>) -> Self {
+        self.query = query;
+        self
+    }
+
+    fn url(&self, session: &Session) -> Result<Url, CloudError> {
+        let base = match self.service {
+            Service::Compute => Some(&session.services.compute),
+            Service::Image => session.services.image.as_ref(),
+        };
+        let mut url = base.cloned().ok_or_else(|| {
+            CloudError::new(
+                CloudErrorKind::Rejected,
+                "find the image service",
+                "the service catalog has none in this region",
+            )
+        })?;
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(self.path);
+        }
+        url.set_query(self.query.as_deref());
+        Ok(url)
+    }
+}
+
+/// Why there is no answer to a request with a token.
+#[derive(Debug)]
+enum Trouble {
+    /// Before the request was sent, so that it changed nothing.
+    Before(CloudError),
+    /// While it was sent; the failure says how far it got.
+    During(Failure),
+}
+
+impl Trouble {
+    /// The error when the request changes nothing that matters when it is done twice.
+    fn into_error(self) -> CloudError {
+        match self {
+            Self::Before(error) => error,
+            Self::During(failure) => failure.into_error(),
+        }
+    }
+}
+
+/// An answer, and the session it was asked with.
+#[derive(Debug)]
+struct Reply {
+    answer: Answer,
+    session: Arc<Session>,
+}
+
+impl Reply {
+    fn is_success(&self) -> bool {
+        self.answer.status.is_success()
+    }
+
+    fn status(&self) -> u16 {
+        self.answer.status.as_u16()
+    }
+}
+
+impl OpenStack {
+    /// Prepares a connection; asks nobody yet. Building it costs about a tenth of a second (TLS):
+    /// make one for each space and keep it.
+    ///
+    /// # Errors
+    /// When the options contradict each other or TLS cannot be set up.
+    pub fn new(
+        space: &SpaceName,
+        options: &OpenStackOptions,
+        ca_path: &Path,
+        clock: Clock,
+    ) -> Result<Self, CloudError> {
+        Self::with_times(space, options, ca_path, clock, HttpTimes::default())
+    }
+
+    /// The same with other times than those of SPEC 13.
+    ///
+    /// # Errors
+    /// As [`OpenStack::new`].
+    pub fn with_times(
+        space: &SpaceName,
+        options: &OpenStackOptions,
+        ca_path: &Path,
+        clock: Clock,
+        times: HttpTimes,
+    ) -> Result<Self, CloudError> {
+        Ok(Self {
+            space: space.clone(),
+            options: options.clone(),
+            http: Http::new(space, &options.url, ca_path, clock.clone(), times)?,
+            identity: Identity::new(options, clock.clone())?,
+            images: Images::default(),
+            keys: Keys::default(),
+            faults: Faults::default(),
+            processors: RwLock::default(),
+            clock,
+        })
+    }
+
+    /// Sends a request with a token; when the token is refused, once more with a new one. A `GET`
+    /// is repeated when the network or the server has trouble, nothing else is.
+    async fn ask(
+        &self,
+        method: Method,
+        target: &Target<'_>,
+        body: Option<Bytes>,
+    ) -> Result<Reply, Trouble> {
+        let session = self.identity.session(&self.http).await;
+        let session = session.map_err(Trouble::Before)?;
+        let reply = self.ask_with(session, &method, target, &body).await?;
+        if reply.status() != 401 {
+            return Ok(reply);
+        }
+        // 401 means that nothing was done, so that this is safe for a create as well.
+        let session = self.identity.renew(&reply.session, &self.http).await;
+        let session = session.map_err(Trouble::Before)?;
+        self.ask_with(session, &method, target, &body).await
+    }
+
+    async fn ask_with(
+        &self,
+        session: Arc<Session>,
+        method: &Method,
+        target: &Target<'_>,
+        body: &Option<Bytes>,
+    ) -> Result<Reply, Trouble> {
+        let request = Request {
+            method: method.clone(),
+            url: target.url(&session).map_err(Trouble::Before)?,
+            token: Some(session.token.clone()),
+            body: body.clone(),
+        };
+        let answer = if *method == Method::GET {
+            self.http.read(&request).await
+        } else {
+            self.http.send(&request).await
+        };
+        let answer = answer.map_err(Trouble::During)?;
+        Ok(Reply { answer, session })
+    }
+
+    /// The error that a bad answer means, without secrets.
+    fn refused(&self, reply: &Reply, kind: CloudErrorKind) -> CloudError {
+        let secrets = [self.identity.secret(), reply.session.token_text()];
+        reply.answer.error(kind, &secrets)
+    }
+
+    /// Reads with a token; an answer other than a success is an error.
+    async fn read(&self, target: &Target<'_>) -> Result<Answer, CloudError> {
+        let reply = self.ask(Method::GET, target, None).await;
+        let reply = reply.map_err(Trouble::into_error)?;
+        if reply.is_success() {
+            Ok(reply.answer)
+        } else {
+            Err(self.refused(&reply, reply.answer.read_kind()))
+        }
+    }
+
+    /// Ends `call` when it takes longer than a call may: each request is bounded, but a cloud
+    /// decides how many pages it has.
+    async fn in_time<T>(
+        &self,
+        what: &str,
+        call: impl Future<Output = Result<T, CloudError>> + Send,
+    ) -> Result<T, CloudError> {
+        let limit = self.http.times().call;
+        match tokio::time::timeout(limit, call).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(CloudError::new(
+                CloudErrorKind::Transient,
+                format!("{what} of space {}", self.space),
+                format!("not complete after {} s", limit.as_secs_f32()),
+            )),
+        }
+    }
+
+    async fn flavors(&self) -> Result<Vec<Flavor>, CloudError> {
+        let mut flavors = Vec::new();
+        let mut query = None;
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..MAX_FLAVOR_PAGES {
+            let target = Target::compute(&["flavors", "detail"]).query(query.clone());
+            let answer = self.read(&target).await?;
+            let page: wire::FlavorPage<'_> =
+                serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(error))?;
+            let next = wire::next_page(page.flavors_links.as_deref()).map(list::query_of);
+            flavors.extend(page.flavors.into_iter().filter_map(usable_flavor));
+            seen.insert(query);
+            match next {
+                None => return Ok(flavors),
+                Some(next) if seen.contains(&next) => {
+                    return Err(answer.unreadable("its pages lead in a circle"));
+                }
+                Some(next) => query = next,
+            }
+        }
+        Err(CloudError::new(
+            CloudErrorKind::Rejected,
+            format!("list the flavors of space {}", self.space),
+            format!("there are more than {MAX_FLAVOR_PAGES} pages"),
+        ))
+    }
+
+    async fn limits(&self) -> Result<CloudLimits, CloudError> {
+        let answer = self.read(&Target::compute(&["limits"])).await?;
+        let document: wire::LimitsDocument =
+            serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(error))?;
+        let absolute = document.limits.absolute;
+        Ok(CloudLimits {
+            machines: limit(absolute.instances),
+            processors: limit(absolute.cores),
+        })
+    }
+
+    fn known_processors(&self) -> Arc<HashMap<String, Processors>> {
+        let known = self.processors.read();
+        Arc::clone(&known.unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A quota: negative is none, and what does not fit is as good as none.
+fn limit(told: Option<i64>) -> Option<u32> {
+    u32::try_from(told?).ok()
+}
+
+/// A flavor that machines can be made of.
+fn usable_flavor(flavor: wire::WireFlavor) -> Option<Flavor> {
+    if flavor.disabled == Some(true) {
+        return None;
+    }
+    Some(Flavor {
+        id: flavor.id,
+        name: flavor.name,
+        processors: Processors::new(flavor.vcpus),
+        memory_mb: flavor.ram.filter(|ram| *ram > 0),
+        disk_gb: flavor.disk.filter(|disk| *disk > 0),
+    })
+}
+
+#[async_trait]
+impl Cloud for OpenStack {
+    async fn facts(&self) -> Result<CloudFacts, CloudError> {
+        let both = async { tokio::try_join!(self.flavors(), self.limits()) };
+        let (flavors, limits) = self.in_time("read the facts", both).await?;
+        let known = flavors
+            .iter()
+            .map(|flavor| (flavor.id.clone(), flavor.processors))
+            .collect();
+        *self
+            .processors
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
+        Ok(CloudFacts { limits, flavors })
+    }
+
+    async fn list(&self) -> Result<Vec<CloudMachine>, CloudError> {
+        let all = async {
+            let mut machines = self.list_all().await?;
+            self.explain_failures(&mut machines).await;
+            Ok(machines)
+        };
+        self.in_time("list the machines", all).await
+    }
+
+    async fn create(&self, request: &CreateRequest) -> Result<CloudId, CloudError> {
+        self.create_server(request).await
+    }
+
+    async fn delete(&self, id: &CloudId) -> Result<Deletion, CloudError> {
+        self.delete_server(id).await
+    }
+}

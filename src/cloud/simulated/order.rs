@@ -1,0 +1,158 @@
+//! A request for a server, and what Nova checks in it before it looks at quotas.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::offer;
+use super::project::Refusal;
+
+/// Nova's limit on metadata items of one server.
+const MAX_METADATA: usize = 128;
+/// Nova's limit on a name, and on a metadata key or value, in characters.
+const MAX_CHARS: usize = 255;
+/// Nova's limit on encoded user_data, in bytes.
+const MAX_USER_DATA: usize = 65_535;
+
+/// What a creation asks for: the body of `POST /servers`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Order {
+    pub name: String,
+    #[serde(rename = "flavorRef")]
+    pub flavor: String,
+    #[serde(rename = "imageRef")]
+    pub image: String,
+    #[serde(default)]
+    pub key_name: Option<String>,
+    #[serde(default)]
+    pub availability_zone: Option<String>,
+    #[serde(default)]
+    pub security_groups: Vec<GroupName>,
+    /// A list of networks, or a word for all or none of them.
+    #[serde(default)]
+    pub networks: Value,
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    #[serde(default)]
+    pub user_data: Option<String>,
+}
+
+/// A security group as an order names it.
+#[derive(Debug, Deserialize)]
+pub(super) struct GroupName {
+    pub name: String,
+}
+
+impl Order {
+    /// Everything but the flavor and the quotas. What cannot be found is a bad request, as with
+    /// Nova; `has_key` tells which key pairs there are.
+    pub(super) fn check(&self, has_key: impl Fn(&str) -> bool) -> Result<(), Refusal> {
+        let bad = |message: &str| Err(Refusal::BadRequest(message.to_owned()));
+        let too_long = |text: &str| text.chars().count() > MAX_CHARS;
+        if self.name.trim().is_empty() || too_long(&self.name) {
+            return bad("Invalid input for field/attribute name.");
+        }
+        let user_data = self.user_data.as_deref().unwrap_or_default();
+        if user_data.len() > MAX_USER_DATA {
+            return bad("Invalid input for field/attribute user_data. It is too long");
+        }
+        let mut metadata = self.metadata.iter();
+        if metadata.any(|(key, value)| too_long(key) || too_long(value)) {
+            return bad("Invalid input for field/attribute metadata. It is too long");
+        }
+        if self.metadata.len() > MAX_METADATA {
+            return Err(Refusal::Forbidden(format!(
+                "Maximum number of metadata items exceeds {MAX_METADATA}"
+            )));
+        }
+        if offer::image(&self.image).is_none() {
+            return bad("Can not find requested image");
+        }
+        if self.key_name.as_deref().is_some_and(|key| !has_key(key)) {
+            return bad("Invalid key_name provided.");
+        }
+        let zone = self.availability_zone.as_deref();
+        if zone.is_some_and(|zone| !offer::ZONES.contains(&zone)) {
+            return bad("The requested availability zone is not available");
+        }
+        self.check_security_groups()?;
+        self.check_networks()
+    }
+
+    fn check_security_groups(&self) -> Result<(), Refusal> {
+        let mut groups = self.security_groups.iter();
+        match groups.find(|group| group.name != offer::SECURITY_GROUP) {
+            None => Ok(()),
+            Some(GroupName { name }) => Err(Refusal::BadRequest(format!(
+                "Unable to find security_group with name or id '{name}'"
+            ))),
+        }
+    }
+
+    fn check_networks(&self) -> Result<(), Refusal> {
+        for network in self.networks.as_array().into_iter().flatten() {
+            let uuid = network.get("uuid").and_then(Value::as_str);
+            if uuid != Some(offer::NETWORK_ID) {
+                return Err(Refusal::BadRequest(format!(
+                    "Network {} could not be found.",
+                    uuid.unwrap_or("None")
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nova_cannot_find_is_a_bad_request() {
+        type Change = fn(&mut Order);
+        let cases: [(Change, &str); 8] = [
+            (
+                |o| o.name = " ".into(),
+                "Invalid input for field/attribute name.",
+            ),
+            (|o| o.image = "x".into(), "Can not find requested image"),
+            (
+                |o| o.key_name = Some("x".into()),
+                "Invalid key_name provided.",
+            ),
+            (
+                |o| o.availability_zone = Some("x".into()),
+                "The requested availability zone is not available",
+            ),
+            (
+                |o| o.security_groups = vec![GroupName { name: "x".into() }],
+                "Unable to find security_group with name or id 'x'",
+            ),
+            (
+                |o| o.networks = serde_json::json!([{"uuid": "x"}]),
+                "Network x could not be found.",
+            ),
+            (
+                |o| o.user_data = Some("x".repeat(MAX_USER_DATA + 1)),
+                "Invalid input for field/attribute user_data. It is too long",
+            ),
+            (
+                |o| drop(o.metadata.insert("x".into(), "x".repeat(256))),
+                "Invalid input for field/attribute metadata. It is too long",
+            ),
+        ];
+        let image = offer::IMAGES[0].id;
+        let order = || -> Order {
+            let body = serde_json::json!({"name": "a", "flavorRef": "f", "imageRef": image});
+            serde_json::from_value(body).unwrap()
+        };
+        assert_eq!(order().check(|_| false), Ok(()));
+        for (change, message) in cases {
+            let mut order = order();
+            change(&mut order);
+            let refusal = Err(Refusal::BadRequest(message.to_owned()));
+            assert_eq!(order.check(|_| false), refusal);
+        }
+    }
+}

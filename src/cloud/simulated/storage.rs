@@ -1,0 +1,142 @@
+//! The file of the embedded cloud, `STATE/simulated/SPACE.json`: its servers and key pairs, so
+//! that a restart of the daemon finds the same VMs.
+//!
+//! One task writes it, after each change, whole and in one step. Changes that come while it
+//! writes share the next write.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::cloud::{CloudError, CloudErrorKind};
+use crate::model::SpaceName;
+use crate::state::atomic;
+
+use super::project::Kept;
+use super::region::Region;
+
+/// A larger file is none of ours: this is room for some 50,000 servers.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Where the file is.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    file: PathBuf,
+    tmp: PathBuf,
+}
+
+impl Place {
+    pub(super) fn new(state_dir: &Path, space: &SpaceName) -> Self {
+        let file = format!("{space}.json");
+        Self {
+            file: state_dir.join("simulated").join(file),
+            tmp: state_dir.join("tmp"),
+        }
+    }
+
+    /// Reads the file; without one there is nothing yet.
+    pub(super) fn read(&self) -> Result<Kept, CloudError> {
+        let kept = match std::fs::metadata(&self.file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
+            Err(error) => Err(error),
+            Ok(found) if found.len() > MAX_BYTES => Err(io::Error::other("it is too large")),
+            Ok(_) => std::fs::read(&self.file),
+        };
+        kept.and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from))
+            .map_err(|error| {
+                CloudError::new(
+                    CloudErrorKind::Rejected,
+                    format!("read {}", self.file.display()),
+                    format!("{error}; remove the file to begin with an empty simulated cloud"),
+                )
+            })
+    }
+
+    /// Makes the directories that the file needs.
+    pub(super) fn prepare(&self) -> Result<(), CloudError> {
+        let parents = [self.file.parent(), Some(self.tmp.as_path())];
+        for parent in parents.into_iter().flatten() {
+            atomic::create_dir_all(parent).map_err(|error| {
+                CloudError::new(
+                    CloudErrorKind::Transient,
+                    format!("create {}", parent.display()),
+                    error.to_string(),
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        atomic::write(&self.tmp, &self.file, bytes, atomic::PRIVATE)
+    }
+}
+
+/// Knows how much of what has happened is on disk.
+#[derive(Debug)]
+pub(super) struct Written {
+    changes: watch::Receiver<u64>,
+    /// The last change that the writer has dealt with.
+    done: watch::Receiver<u64>,
+}
+
+impl Written {
+    /// Waits until the writer has dealt with all changes that have been made so far. A write that
+    /// failed counts: it is logged, and the next change tries again.
+    pub(super) async fn wait_for_all_changes(&self) {
+        let made = *self.changes.borrow();
+        let mut done = self.done.clone();
+        // An error means that the writer has been stopped, and this process with it.
+        drop(done.wait_for(|done| *done >= made).await);
+    }
+}
+
+/// The task that keeps the file in step with the region, and who can wait for it.
+pub(super) fn writer(region: Arc<Region>, place: Place) -> (Written, impl Future<Output = ()>) {
+    let (done, watch_done) = watch::channel(0);
+    let changes = region.changes();
+    let written = Written {
+        changes: changes.clone(),
+        done: watch_done,
+    };
+    (written, keep_in_step(region, place, changes, done))
+}
+
+async fn keep_in_step(
+    region: Arc<Region>,
+    place: Place,
+    mut changes: watch::Receiver<u64>,
+    done: watch::Sender<u64>,
+) {
+    let mut failing = false;
+    while changes.changed().await.is_ok() {
+        let change = *changes.borrow_and_update();
+        let result = write(&region, &place).await;
+        match &result {
+            Err(error) if !failing => {
+                tracing::warn!(
+                    file = %place.file.display(), %error,
+                    "cannot write the state of the simulated cloud; a restart would not know its \
+                     newest VMs; each change tries again"
+                );
+            }
+            Err(_) => {}
+            Ok(()) if failing => {
+                tracing::info!(file = %place.file.display(), "the simulated cloud is on disk again");
+            }
+            Ok(()) => {}
+        }
+        failing = result.is_err();
+        done.send_replace(change);
+    }
+}
+
+async fn write(region: &Arc<Region>, place: &Place) -> io::Result<()> {
+    let bytes = region.read(|project| serde_json::to_vec(project.kept()))?;
+    let place = place.clone();
+    tokio::task::spawn_blocking(move || place.write(&bytes))
+        .await
+        .map_err(io::Error::other)?
+}
