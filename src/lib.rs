@@ -58,6 +58,7 @@ pub mod cloud;
 pub mod config;
 pub mod decide;
 pub mod model;
+pub mod observe;
 pub mod rng;
 pub mod state;
 pub mod telemetry;

@@ -1,0 +1,129 @@
+//! What the daemon remembers of one space between two scans.
+
+use std::collections::BTreeMap;
+
+use crate::model::{
+    History, MachineFiles, MachineName, MachineState, MachinetypeName, SpaceSnapshot, Timestamp,
+};
+
+/// A cache of the space's directories, and counters that a restart may lose: all of them begin
+/// again on the careful side.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// The directories of the space's machines, kept in step with each file that is written.
+    pub machines: BTreeMap<MachineName, MachineFiles>,
+    /// What is known of machines only in this life of the daemon.
+    pub volatile: BTreeMap<MachineName, Volatile>,
+    /// Abort times (also on disk) and failures (not on disk) of the machinetypes.
+    pub history: BTreeMap<MachinetypeName, History>,
+    /// The last complete scan; also on disk.
+    pub previous_scan: Option<Timestamp>,
+    /// Scans in a row that listed none of our machines.
+    pub empty_scans: u32,
+}
+
+/// What is known of a machine only in this life of the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Volatile {
+    /// Complete scans in a row that did not list it.
+    pub missed_scans: u32,
+    /// The last scan that saw it running.
+    pub last_running: Option<Timestamp>,
+    /// Deletes tried.
+    pub delete_tries: u32,
+}
+
+impl Memory {
+    /// Takes over what a complete scan at `now` has shown, once decisions have been made from it
+    /// and written down. Machines that have been forgotten meanwhile stay forgotten.
+    pub fn note_scan(&mut self, snapshot: &SpaceSnapshot, now: Timestamp) {
+        self.previous_scan = Some(now);
+        self.empty_scans = snapshot.empty_scans;
+        for machine in &snapshot.machines {
+            if !self.machines.contains_key(&machine.files.name) {
+                continue;
+            }
+            let known = self.volatile.entry(machine.files.name.clone()).or_default();
+            known.missed_scans = machine.missed_scans;
+            if machine
+                .listed
+                .iter()
+                .any(|vm| vm.state == MachineState::Running)
+            {
+                known.last_running = Some(now);
+            }
+        }
+    }
+
+    /// Forgets a machine whose directory is gone.
+    pub fn forget(&mut self, name: &MachineName) {
+        self.machines.remove(name);
+        self.volatile.remove(name);
+    }
+
+    /// A creation or boot of this machinetype failed. However many fail in one pass, they count
+    /// once: they share one cause, and the pause is to grow with time, not with their number.
+    pub fn note_failure(&mut self, machinetype: &MachinetypeName, now: Timestamp) {
+        let history = self.history.entry(machinetype.clone()).or_default();
+        history.note_failure(now);
+    }
+
+    /// A machine of this machinetype started: the cloud is well, apart from what fails in the
+    /// same pass.
+    pub fn note_start(&mut self, machinetype: &MachinetypeName, now: Timestamp) {
+        if let Some(history) = self.history.get_mut(machinetype) {
+            if history.last_failure == Some(now) {
+                history.failures = 1;
+            } else {
+                history.failures = 0;
+                history.last_failure = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::testing;
+
+    #[test]
+    fn failures_of_one_pass_count_once_whatever_starts_beside_them() {
+        let machinetype = MachinetypeName::new("a").unwrap();
+        let at = Timestamp::from_unix;
+        let mut memory = Memory::default();
+        for _ in 0..10 {
+            memory.note_failure(&machinetype, at(1000));
+        }
+        assert_eq!(memory.history[&machinetype].failures, 1);
+        memory.note_failure(&machinetype, at(1060));
+        assert_eq!(memory.history[&machinetype].failures, 2);
+        // In one pass a start and a failure mean the same in either order.
+        let mut other = memory.clone();
+        memory.note_failure(&machinetype, at(1120));
+        memory.note_start(&machinetype, at(1120));
+        other.note_start(&machinetype, at(1120));
+        other.note_failure(&machinetype, at(1120));
+        assert_eq!(memory, other);
+        assert_eq!(memory.history[&machinetype].failures, 1);
+        memory.note_start(&machinetype, at(1180));
+        assert_eq!(memory.history[&machinetype].failures, 0);
+    }
+
+    #[test]
+    fn a_forgotten_machine_leaves_nothing_behind() {
+        let names = ["vcycle-a-aaaaaaaaaa", "vcycle-a-bbbbbbbbbb"];
+        let machines = names.map(|name| testing::machine(name, MachineState::Running, 1000));
+        let snapshot = testing::snapshot(machines.to_vec());
+        let mut memory = Memory::default();
+        for machine in machines {
+            let name = machine.files.name.clone();
+            memory.machines.insert(name, machine.files);
+        }
+        // The bookkeeping of a pass comes before the scan is taken over.
+        memory.forget(&snapshot.machines[0].files.name);
+        memory.note_scan(&snapshot, Timestamp::from_unix(2000));
+        let known: Vec<_> = memory.volatile.keys().map(MachineName::as_str).collect();
+        assert_eq!(known, [names[1]]);
+    }
+}

@@ -1,0 +1,243 @@
+//! From what the cloud lists and what the directories say to one [`SpaceSnapshot`].
+//!
+//! This is the one place that decides which VM is ours. It changes nothing. Invariants:
+//!
+//! 1. A VM is ours when its identifier or name is on file for this space, or when its marks say
+//!    that this factory made it for this space. Everything else is foreign.
+//! 2. The join is pure; only [`look_at_files`] reads the disk, and what cannot be read there is
+//!    unknown, never missing.
+
+mod memory;
+mod situation;
+
+use std::collections::BTreeMap;
+
+pub use memory::{Memory, Volatile};
+pub use situation::{Situation, SituationError};
+
+use crate::config::SpaceConfig;
+use crate::model::{
+    CloudFacts, CloudMachine, FactoryName, Heartbeat, Machine, MachineFiles, MachineName,
+    MachineState, Processors, SpaceName, SpaceSnapshot,
+};
+use crate::state::{StateError, Store};
+
+/// Joins one complete listing with what is remembered of the space.
+pub fn join(
+    space: &SpaceName,
+    factory: &FactoryName,
+    facts: CloudFacts,
+    listing: Vec<CloudMachine>,
+    memory: &Memory,
+) -> SpaceSnapshot {
+    let by_id: BTreeMap<_, _> = memory
+        .machines
+        .values()
+        .filter_map(|files| files.id.as_ref().map(|id| (id.clone(), &files.name)))
+        .collect();
+    let mut listed: BTreeMap<&MachineName, Vec<CloudMachine>> = BTreeMap::new();
+    let mut snapshot = SpaceSnapshot {
+        facts,
+        history: memory.history.clone(),
+        previous_scan: memory.previous_scan,
+        ..SpaceSnapshot::default()
+    };
+    for vm in listing {
+        match owner(space, factory, &vm, &by_id, memory) {
+            Owner::Filed(name) => listed.entry(name).or_default().push(vm),
+            Owner::Unfiled => snapshot.unfiled.push(vm),
+            Owner::Foreign => {
+                snapshot.foreign_machines = snapshot.foreign_machines.saturating_add(1);
+                snapshot.foreign_processors =
+                    snapshot.foreign_processors + vm.processors.unwrap_or(Processors::ONE);
+                snapshot.foreign.push(vm);
+            }
+        }
+    }
+    snapshot.machines = memory
+        .machines
+        .values()
+        .map(|files| {
+            let volatile = memory.volatile.get(&files.name);
+            let listed = listed.remove(&files.name).unwrap_or_default();
+            Machine {
+                missed_scans: if listed.is_empty() {
+                    volatile.map_or(1, |known| known.missed_scans.saturating_add(1))
+                } else {
+                    0
+                },
+                last_running: volatile.and_then(|known| known.last_running),
+                delete_tries: volatile.map_or(0, |known| known.delete_tries),
+                heartbeat: Heartbeat::Unknown,
+                shutdown_message: None,
+                listed,
+                files: files.clone(),
+            }
+        })
+        .collect();
+    snapshot.empty_scans = if snapshot.lists_none_of_ours() {
+        memory.empty_scans.saturating_add(1)
+    } else {
+        0
+    };
+    snapshot
+}
+
+enum Owner<'a> {
+    Filed(&'a MachineName),
+    Unfiled,
+    Foreign,
+}
+
+fn owner<'a>(
+    space: &SpaceName,
+    factory: &FactoryName,
+    vm: &CloudMachine,
+    by_id: &BTreeMap<crate::model::CloudId, &'a MachineName>,
+    memory: &'a Memory,
+) -> Owner<'a> {
+    // The identifier comes first: whoever renamed our VM did not make it another's.
+    if let Some(name) = by_id.get(&vm.id) {
+        return Owner::Filed(name);
+    }
+    let Ok(name) = MachineName::new(vm.name.as_str()) else {
+        return Owner::Foreign;
+    };
+    let filed = memory.machines.get(&name);
+    // The factory may have been renamed since it asked for the machine and lost the answer.
+    let is_us = |manager: &str| {
+        let before = filed.and_then(|files| files.manager.as_ref());
+        manager == factory.as_str() || before.is_some_and(|before| before.as_str() == manager)
+    };
+    let ours_by_marks = vm
+        .marks
+        .as_ref()
+        .map(|marks| marks.space == space.as_str() && is_us(&marks.manager));
+    match (filed, ours_by_marks) {
+        // Marks of somebody else on a name of ours: not the VM that we asked for.
+        (_, Some(false)) | (None, None) => Owner::Foreign,
+        (Some(files), Some(true) | None) => Owner::Filed(&files.name),
+        (None, Some(true)) => Owner::Unfiled,
+    }
+}
+
+/// A file in a machine's directory that could not be looked at.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}")]
+pub struct Unread {
+    /// Whose it is.
+    pub machine: MachineName,
+    /// What happened.
+    pub problem: StateError,
+}
+
+/// Adds what only the machines' directories can tell at this moment: heartbeats of machines that
+/// run, and shutdown messages of machines that have ended. What could not be looked at is
+/// returned, not hidden: an unread heartbeat is [`Heartbeat::Unknown`], and whoever acts on the
+/// snapshot must not take an unread message for none (see `record::hold_back`).
+pub fn look_at_files(
+    store: &Store,
+    config: &SpaceConfig,
+    snapshot: &mut SpaceSnapshot,
+) -> Vec<Unread> {
+    let mut unread = Vec::new();
+    for machine in &mut snapshot.machines {
+        let name = &machine.files.name;
+        let running = machine
+            .listed
+            .iter()
+            .any(|vm| matches!(vm.state, MachineState::Running | MachineState::Starting));
+        if running {
+            if let Some(file) = heartbeat_file(config, &machine.files) {
+                match store.heartbeat(name, file) {
+                    Ok(Some(time)) => machine.heartbeat = Heartbeat::At(time),
+                    Ok(None) => machine.heartbeat = Heartbeat::Missing,
+                    Err(problem) => unread.push(Unread {
+                        machine: name.clone(),
+                        problem,
+                    }),
+                }
+            }
+        } else if machine.files.finished.is_none() {
+            match store.shutdown_message(name) {
+                Ok(message) => machine.shutdown_message = message,
+                Err(problem) => unread.push(Unread {
+                    machine: name.clone(),
+                    problem,
+                }),
+            }
+        }
+    }
+    unread
+}
+
+/// The file in the machine's directory that is its heartbeat, if it has to write one there: with a
+/// remote $JOBOUTPUTS the local directory says nothing.
+fn heartbeat_file<'a>(config: &'a SpaceConfig, files: &MachineFiles) -> Option<&'a str> {
+    config
+        .machinetypes
+        .get(&files.machinetype)
+        .filter(|configured| configured.remote_joboutputs_url.is_none())
+        .and_then(|configured| configured.heartbeat_file.as_deref())
+}
+
+impl SpaceSnapshot {
+    /// Whether none of our machines that the cloud has acknowledged is listed.
+    fn lists_none_of_ours(&self) -> bool {
+        let listed = self
+            .machines
+            .iter()
+            .any(|machine| !machine.listed.is_empty());
+        let expected = self
+            .machines
+            .iter()
+            .any(|machine| machine.files.id.is_some() && machine.files.stopped.is_none());
+        expected && !listed && self.unfiled.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::testing;
+    use crate::model::Marks;
+
+    /// How many VMs of one listing are filed, unfiled and foreign, when the directory says that
+    /// `manager` made the machine and the VM's marks say that `marked` did.
+    fn owners(manager: Option<&str>, marked: &str) -> (usize, usize, usize) {
+        let name = "vcycle-a-aaaaaaaaaa";
+        let mut memory = Memory::default();
+        if let Some(manager) = manager {
+            let mut files = testing::files(name, 1000);
+            files.manager = Some(FactoryName::new(manager).unwrap());
+            memory.machines.insert(files.name.clone(), files);
+        }
+        let mut vm = testing::listed(name, MachineState::Running);
+        vm.marks = Some(Marks {
+            space: "example.org".to_owned(),
+            manager: marked.to_owned(),
+            machinetype: None,
+        });
+        let space = SpaceName::new("example.org").unwrap();
+        let now_called = FactoryName::new("new.example.org").unwrap();
+        let facts = CloudFacts::default();
+        let snapshot = join(&space, &now_called, facts, vec![vm], &memory);
+        let filed = snapshot.machines.iter().map(|machine| machine.listed.len());
+        (filed.sum(), snapshot.unfiled.len(), snapshot.foreign.len())
+    }
+
+    #[test]
+    fn a_renamed_factory_knows_the_machine_whose_answer_it_lost() {
+        assert_eq!(
+            owners(Some("old.example.org"), "old.example.org"),
+            (1, 0, 0)
+        );
+        assert_eq!(
+            owners(Some("old.example.org"), "new.example.org"),
+            (1, 0, 0)
+        );
+        assert_eq!(owners(Some("old.example.org"), "other"), (0, 0, 1));
+        assert_eq!(owners(None, "new.example.org"), (0, 1, 0));
+        assert_eq!(owners(None, "old.example.org"), (0, 0, 1));
+    }
+}
