@@ -53,6 +53,7 @@
 //!    and values that are handed over, not locks that are shared.
 
 pub mod account;
+pub mod act;
 pub mod clock;
 pub mod cloud;
 pub mod config;

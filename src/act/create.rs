@@ -1,0 +1,339 @@
+//! Carrying out creates.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Mutex;
+
+use futures_util::StreamExt;
+
+use super::userdata::{Context, UserDataError, read_file};
+use super::{Actor, CONCURRENCY, mjf};
+use crate::cloud::{CloudError, CloudErrorKind, CreateRequest};
+use crate::config::{Api, ImageSource, MachinetypeConfig};
+use crate::decide::Create;
+use crate::model::{CloudId, Flavor, MachineFiles, MachineName, MachinetypeName, Secret};
+use crate::state::{NewMachine, Published, StateError};
+
+/// So many errors in a row stop the creations of a pass (SPEC 7).
+const MAX_ERRORS_IN_A_ROW: u32 = 3;
+
+/// The key that gives access from the factory when no root_public_key is configured.
+const FACTORY_ROOT_KEY: &str = "/root/.ssh/id_rsa.pub";
+
+/// What became of one create.
+#[derive(Debug)]
+pub struct CreateOutcome {
+    /// Which machine.
+    pub machine: MachineName,
+    /// Its machinetype.
+    pub machinetype: MachinetypeName,
+    /// Its directory, when there is one now.
+    pub files: Option<MachineFiles>,
+    /// How it went.
+    pub result: Result<CloudId, CreateError>,
+}
+
+/// Why a machine was not created, or is not known to be.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The cloud refused or did not answer.
+    #[error(transparent)]
+    Cloud(#[from] CloudError),
+    /// What has to be on disk first could not be written.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Its user_data cannot be made, or its public key cannot be read.
+    #[error(transparent)]
+    UserData(#[from] UserDataError),
+    /// Earlier creates of this pass failed in a way that makes this one pointless.
+    #[error("not tried: {0}")]
+    NotTried(String),
+}
+
+/// What the creates of one pass tell each other.
+#[derive(Debug, Default)]
+struct Pass {
+    /// Flavor and zone pairs that the cloud has no room for now.
+    exhausted: BTreeSet<(String, Option<String>)>,
+    /// Errors in a row that are about the cloud as a whole.
+    cloud_errors: u32,
+    /// Errors in a row that are about one machinetype, so that one that cannot be created never
+    /// stops the others.
+    machinetype_errors: BTreeMap<MachinetypeName, u32>,
+    /// Why nothing more is tried.
+    stopped: Option<String>,
+}
+
+/// Carries out all creates, some at once.
+pub async fn create_all(actor: &Actor, creates: Vec<Create>) -> Vec<CreateOutcome> {
+    let pass = Mutex::new(Pass::default());
+    futures_util::stream::iter(creates)
+        .map(|create| create_one(actor, create, &pass))
+        .buffer_unordered(CONCURRENCY)
+        .collect()
+        .await
+}
+
+async fn create_one(actor: &Actor, create: Create, pass: &Mutex<Pass>) -> CreateOutcome {
+    let mut files = None;
+    let result = match with(pass, |pass| pass.refuses(&create.machinetype)) {
+        Some(why) => Err(CreateError::NotTried(why)),
+        None => {
+            let result = try_create(actor, &create, pass, &mut files).await;
+            with(pass, |pass| pass.learn(&create.machinetype, &result));
+            result
+        }
+    };
+    CreateOutcome {
+        machine: create.machine,
+        machinetype: create.machinetype,
+        files,
+        result,
+    }
+}
+
+/// A lock that is never held across an await and that a panic elsewhere does not break.
+fn with<T>(pass: &Mutex<Pass>, work: impl FnOnce(&mut Pass) -> T) -> T {
+    let mut guard = pass
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    work(&mut guard)
+}
+
+impl Pass {
+    fn refuses(&self, machinetype: &MachinetypeName) -> Option<String> {
+        if let Some(why) = &self.stopped {
+            return Some(why.clone());
+        }
+        let errors = self.machinetype_errors.get(machinetype).copied();
+        (errors.unwrap_or(0) >= MAX_ERRORS_IN_A_ROW)
+            .then(|| format!("{MAX_ERRORS_IN_A_ROW} errors in a row for this machinetype"))
+    }
+
+    fn learn(&mut self, machinetype: &MachinetypeName, result: &Result<CloudId, CreateError>) {
+        let of_machinetype = self
+            .machinetype_errors
+            .entry(machinetype.clone())
+            .or_default();
+        match result {
+            Ok(_) => {
+                *of_machinetype = 0;
+                self.cloud_errors = 0;
+            }
+            Err(CreateError::State(error)) => {
+                self.stopped = Some(format!("the state directory: {error}"));
+            }
+            Err(CreateError::UserData(_)) => *of_machinetype += 1,
+            Err(CreateError::NotTried(_)) => {}
+            Err(CreateError::Cloud(error)) => match error.kind {
+                // The flavor has been taken out already.
+                CloudErrorKind::Quota | CloudErrorKind::Capacity => {}
+                CloudErrorKind::Rejected | CloudErrorKind::NotFound => *of_machinetype += 1,
+                CloudErrorKind::RateLimited { .. } => {
+                    self.stopped = Some("the cloud asks for fewer requests".to_owned());
+                }
+                CloudErrorKind::Auth | CloudErrorKind::Transient | CloudErrorKind::Ambiguous => {
+                    self.cloud_errors += 1;
+                    if self.cloud_errors >= MAX_ERRORS_IN_A_ROW {
+                        self.stopped = Some(format!(
+                            "{MAX_ERRORS_IN_A_ROW} errors of the cloud in a row"
+                        ));
+                    }
+                }
+            },
+        }
+    }
+}
+
+async fn try_create(
+    actor: &Actor,
+    create: &Create,
+    pass: &Mutex<Pass>,
+    files: &mut Option<MachineFiles>,
+) -> Result<CloudId, CreateError> {
+    unless_stopping(actor)?;
+    let Some(machinetype) = actor.config.machinetypes.get(&create.machinetype) else {
+        return Err(CreateError::NotTried("its machinetype is gone".to_owned()));
+    };
+    let ImageSource::Cloud(image) = &machinetype.root_image else {
+        return Err(CreateError::NotTried(
+            "its image is not on the cloud".to_owned(),
+        ));
+    };
+    let context = Context {
+        space: &actor.config,
+        machinetype,
+        machine: &create.machine,
+        factory: &actor.factory,
+    };
+    let user_data = Secret::new(actor.templates.user_data(context).await?);
+    let public_key = public_key(machinetype).await?;
+    let mut no_room = None;
+    for flavor in &create.flavors {
+        for zone in zones(actor) {
+            let place = (flavor.id.clone(), zone.clone());
+            if with(pass, |pass| pass.exhausted.contains(&place)) {
+                continue;
+            }
+            // Getting here can have taken a while.
+            unless_stopping(actor)?;
+            let request = CreateRequest {
+                name: create.machine.clone(),
+                flavor: flavor.clone(),
+                image: image.clone(),
+                public_key: public_key.clone(),
+                user_data: user_data.clone(),
+                metadata: metadata(actor, machinetype, &create.machine),
+                zone,
+            };
+            match ask(actor, machinetype, &request, files).await {
+                Err(CreateError::Cloud(error))
+                    if matches!(error.kind, CloudErrorKind::Quota | CloudErrorKind::Capacity) =>
+                {
+                    with(pass, |pass| pass.exhausted.insert(place));
+                    no_room = Some(error);
+                }
+                other => return other,
+            }
+        }
+    }
+    Err(no_room.map_or_else(
+        || CreateError::NotTried("the cloud has no room for its flavor(s) now".to_owned()),
+        CreateError::Cloud,
+    ))
+}
+
+fn unless_stopping(actor: &Actor) -> Result<(), CreateError> {
+    if actor.stop.is_cancelled() {
+        return Err(CreateError::NotTried("the daemon is stopping".to_owned()));
+    }
+    Ok(())
+}
+
+/// One machine with one flavor in one zone: directory, request, identifier.
+async fn ask(
+    actor: &Actor,
+    machinetype: &MachinetypeConfig,
+    request: &CreateRequest,
+    files: &mut Option<MachineFiles>,
+) -> Result<CloudId, CreateError> {
+    let new = new_machine(actor, machinetype, request);
+    let made = actor
+        .on_disk(move |store| store.create_machine(&new))
+        .await?;
+    *files = Some(made);
+    match actor.cloud.create(request).await {
+        Ok(id) => {
+            let (name, written) = (request.name.clone(), id.clone());
+            if let Some(files) = files {
+                files.id = Some(id.clone());
+            }
+            // Should this fail, the next scan finds the machine by its name.
+            actor
+                .on_disk(move |store| store.set_id(&name, &written))
+                .await
+                .inspect_err(|_| {
+                    if let Some(files) = files {
+                        files.id = None;
+                    }
+                })?;
+            Ok(id)
+        }
+        Err(error) if error.kind == CloudErrorKind::Ambiguous => Err(error.into()),
+        Err(error) => {
+            let name = request.name.clone();
+            actor
+                .on_disk(move |store| store.remove_machine(&name))
+                .await?;
+            *files = None;
+            Err(error.into())
+        }
+    }
+}
+
+fn new_machine(
+    actor: &Actor,
+    machinetype: &MachinetypeConfig,
+    request: &CreateRequest,
+) -> NewMachine {
+    let created = actor.clock.now();
+    let size = size(&request.flavor);
+    let (machinefeatures, jobfeatures) =
+        mjf::features(&actor.config, Some(machinetype), size, created);
+    NewMachine {
+        name: request.name.clone(),
+        space: actor.config.name.clone(),
+        machinetype: machinetype.name.clone(),
+        manager: actor.factory.clone(),
+        created,
+        id: None,
+        https_x509dn: machinetype.x509dn.as_ref().map(ToString::to_string),
+        fizzle: Some(machinetype.fizzle),
+        accounting_fqan: machinetype.accounting_fqan.clone(),
+        user_data: Some(request.user_data.clone()),
+        machinefeatures,
+        jobfeatures,
+    }
+}
+
+fn size(flavor: &Flavor) -> mjf::Size {
+    mjf::Size {
+        processors: flavor.processors,
+        memory_mb: flavor.memory_mb,
+        disk_gb: flavor.disk_gb,
+    }
+}
+
+/// The zones to try, in turn; `None` leaves it to the cloud.
+fn zones(actor: &Actor) -> Vec<Option<String>> {
+    match &actor.config.api {
+        Api::OpenStack(options) if !options.zones.is_empty() => {
+            options.zones.iter().cloned().map(Some).collect()
+        }
+        Api::OpenStack(_) | Api::Ec2(_) | Api::Simulated(_) => vec![None],
+    }
+}
+
+/// The metadata keys of the manual page, and those by which a machine is known again.
+fn metadata(
+    actor: &Actor,
+    machinetype: &MachinetypeConfig,
+    machine: &MachineName,
+) -> BTreeMap<String, String> {
+    let space = &actor.config;
+    [
+        ("name", machine.to_string()),
+        ("machinetype", machinetype.name.to_string()),
+        ("space", space.name.to_string()),
+        ("manager", actor.factory.to_string()),
+        (
+            "machinefeatures",
+            mjf::url(space, machine, Published::Machinefeatures),
+        ),
+        (
+            "jobfeatures",
+            mjf::url(space, machine, Published::Jobfeatures),
+        ),
+        (
+            "joboutputs",
+            mjf::joboutputs_url(space, machinetype, machine),
+        ),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect()
+}
+
+/// The text of root_public_key; without that option the factory's own root key, where it can be
+/// read (SPEC 1).
+async fn public_key(machinetype: &MachinetypeConfig) -> Result<Option<String>, UserDataError> {
+    let (path, wanted) = match &machinetype.root_public_key {
+        Some(path) => (path.as_path(), true),
+        None => (Path::new(FACTORY_ROOT_KEY), false),
+    };
+    match read_file("root_public_key", path).await {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(_) if !wanted => Ok(None),
+        Err(problem) => Err(problem),
+    }
+}

@@ -1,0 +1,68 @@
+//! The effects of a plan on the cloud: deletes, then creates.
+//!
+//! What happens is decided; here it is only carried out, in an order that survives a crash at any
+//! point (write-ahead):
+//!
+//! 1. delete: the shutdown message, the reason and the time of the try are on disk before the
+//!    cloud is asked.
+//! 2. create: the machine's directory is on disk, whole, before the cloud is asked; the answer's
+//!    identifier follows. A directory without one is a question to the next scans, never a reason
+//!    to ask the cloud again.
+//! 3. A create is never repeated after it may have left. Only a clear refusal removes the
+//!    directory.
+
+mod create;
+mod delete;
+pub mod mjf;
+pub mod userdata;
+
+use std::sync::Arc;
+
+pub use create::{CreateError, CreateOutcome, create_all};
+pub use delete::{DeleteError, DeleteOutcome, delete_all};
+
+use crate::clock::Clock;
+use crate::cloud::Cloud;
+use crate::config::SpaceConfig;
+use crate::model::FactoryName;
+use crate::state::Store;
+
+/// How many requests that change something run at once in one space (SPEC 7).
+pub const CONCURRENCY: usize = 10;
+
+/// Everything that carrying out a plan needs.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    /// The space's configuration in this pass.
+    pub config: Arc<SpaceConfig>,
+    /// The connection to its cloud.
+    pub cloud: Arc<dyn Cloud>,
+    /// The state directory.
+    pub store: Arc<Store>,
+    /// The factory's name.
+    pub factory: FactoryName,
+    /// The time.
+    pub clock: Clock,
+    /// Where templates come from.
+    pub templates: userdata::Templates,
+    /// Once this is cancelled nothing new is begun.
+    pub stop: tokio_util::sync::CancellationToken,
+}
+
+impl Actor {
+    /// Runs file work where it may block.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, crate::state::StateError> + Send + 'static,
+    ) -> Result<T, crate::state::StateError> {
+        let store = Arc::clone(&self.store);
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(result) => result,
+            Err(error) => Err(crate::state::StateError::Io {
+                action: "work on",
+                path: self.store.layout().root().to_owned(),
+                source: std::io::Error::other(error),
+            }),
+        }
+    }
+}
