@@ -60,6 +60,7 @@ pub mod config;
 pub mod decide;
 pub mod model;
 pub mod observe;
+pub mod record;
 pub mod rng;
 pub mod state;
 pub mod telemetry;
