@@ -62,5 +62,6 @@ pub mod model;
 pub mod observe;
 pub mod record;
 pub mod rng;
+pub mod server;
 pub mod state;
 pub mod telemetry;

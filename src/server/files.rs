@@ -1,0 +1,248 @@
+//! Machine directories as the server sees them: walked one component at a time from the state
+//! directory, never through a symbolic link, so that no name of a client and no link that
+//! somebody left leads anywhere else.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::SystemTime;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use tokio::io::AsyncReadExt;
+
+use super::path::FileName;
+use super::reply::{FileContent, Version};
+use crate::model::MachineName;
+use crate::state::{Layout, Published};
+
+/// Files up to this size are read at once: every MJF key and heartbeat, in one read from the page
+/// cache, which costs less than handing the work to another thread.
+const WHOLE: u64 = 64 * 1024;
+
+/// Pieces in which larger files are sent.
+const PIECE: usize = 64 * 1024;
+
+/// The most entries of a directory that are looked at. Machines can have fewer files than this
+/// (see `joboutputs`); more were not put there by us.
+const MAX_ENTRIES: usize = 10_000;
+
+/// A directory of the tree, open.
+#[derive(Debug)]
+pub struct Directory(File);
+
+impl Directory {
+    /// The directory of a machine, `None` when there is none.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn of_machine(layout: &Layout, name: &MachineName) -> io::Result<Option<Self>> {
+        // The state directory is the admin's and may be reached through links of theirs.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let machines = rustix::fs::open(layout.machines(), flags, Mode::empty());
+        match missing_is_none(machines)? {
+            Some(machines) => open_directory(machines, name.as_str()),
+            None => Ok(None),
+        }
+    }
+
+    /// One of the published directories of a machine's directory.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn published(&self, which: Published) -> io::Result<Option<Self>> {
+        open_directory(&self.0, which.dir_name())
+    }
+
+    /// A regular file in it, open for reading.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn file(&self, name: &str) -> io::Result<Option<OpenFile>> {
+        // NONBLOCK: opening a named pipe must not wait for its writer.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&self.0, name, flags, Mode::empty());
+        let Some(fd) = missing_is_none(opened)? else {
+            return Ok(None);
+        };
+        let file = File::from(fd);
+        let found = file.metadata()?;
+        if !found.is_file() {
+            return Ok(None);
+        }
+        let version = Version {
+            modified: found.modified()?,
+            // Every version is another file, put there by rename.
+            etag: format!(
+                "\"{:x}-{:x}-{:x}{:08x}\"",
+                found.ino(),
+                found.size(),
+                found.mtime(),
+                found.mtime_nsec()
+            ),
+            size: found.size(),
+        };
+        Ok(Some(OpenFile { file, version }))
+    }
+
+    /// A small text file in it, cut to 64 KiB.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn small_text(&self, name: &str) -> io::Result<Option<String>> {
+        let Some(opened) = self.file(name)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        opened.file.take(WHOLE).read_to_end(&mut bytes)?;
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// The size of the regular file of this name; `Ok(Err(..))` when the name is taken by
+    /// something else.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn size_of(&self, name: &FileName) -> io::Result<Option<Result<u64, NotAFile>>> {
+        let found = rustix::fs::statat(&self.0, name.as_str(), AtFlags::SYMLINK_NOFOLLOW);
+        Ok(missing_is_none(found)?.map(|found| {
+            if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile {
+                Ok(u64::try_from(found.st_size).unwrap_or(0))
+            } else {
+                Err(NotAFile)
+            }
+        }))
+    }
+
+    /// The files in it that have names we serve, in order of name, with their sizes.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn list(&self) -> io::Result<Vec<(FileName, u64)>> {
+        let mut files = Vec::new();
+        for entry in Dir::read_from(&self.0)?.take(MAX_ENTRIES) {
+            let entry = entry?;
+            let Some(name) = entry.file_name().to_str().ok().and_then(FileName::new) else {
+                continue;
+            };
+            if let Some(Ok(size)) = self.size_of(&name)? {
+                files.push((name, size));
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    /// The open directory itself, to rename into and to sync.
+    pub fn handle(&self) -> &File {
+        &self.0
+    }
+}
+
+/// The name belongs to a directory, a link, a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAFile;
+
+/// A regular file, open for reading.
+#[derive(Debug)]
+pub struct OpenFile {
+    file: File,
+    /// What it was when it was opened.
+    pub version: Version,
+}
+
+impl OpenFile {
+    /// Its content: small files whole, others as a stream.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn content(mut self) -> io::Result<FileContent> {
+        if self.version.size > WHOLE {
+            return Ok(FileContent::Stream(stream_file(
+                self.file,
+                self.version.size,
+            )));
+        }
+        let mut bytes = Vec::new();
+        self.file.by_ref().take(WHOLE).read_to_end(&mut bytes)?;
+        Ok(FileContent::Whole(Bytes::from(bytes)))
+    }
+
+    /// Sets the time at which it counts as written.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn set_modified(&self, time: SystemTime) -> io::Result<()> {
+        self.file.set_modified(time)
+    }
+}
+
+fn stream_file(file: File, size: u64) -> super::reply::ReplyBody {
+    let file = tokio::fs::File::from_std(file).take(size);
+    let pieces = stream::try_unfold(file, |mut file| async move {
+        let mut piece = BytesMut::with_capacity(PIECE);
+        let read = file.read_buf(&mut piece).await?;
+        Ok((read > 0).then(|| (Frame::data(piece.freeze()), file)))
+    });
+    StreamBody::new(pieces).boxed_unsync()
+}
+
+fn open_directory(parent: impl AsFd, name: &str) -> io::Result<Option<Directory>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(parent, name, flags, Mode::empty());
+    Ok(missing_is_none(opened)?.map(|fd: OwnedFd| Directory(File::from(fd))))
+}
+
+/// What is not there, and what is there but is a link or of the wrong kind, does not exist for us.
+fn missing_is_none<T>(result: Result<T, Errno>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_and_pipes_do_not_exist() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path());
+        let name = MachineName::new("vcycle-a-abcdefghij").unwrap();
+        let outputs = layout.published(&name, Published::Joboutputs);
+        std::fs::create_dir_all(&outputs).unwrap();
+        File::create(outputs.join("real")).unwrap();
+        symlink("/etc/passwd", outputs.join("link")).unwrap();
+        symlink("/etc", layout.machine(&name).join("jobfeatures")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            outputs.join("pipe"),
+            FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        let machine = Directory::of_machine(&layout, &name).unwrap().unwrap();
+        assert!(machine.published(Published::Jobfeatures).unwrap().is_none());
+        let outputs = machine.published(Published::Joboutputs).unwrap().unwrap();
+        for hidden in ["link", "pipe", "missing"] {
+            assert!(outputs.file(hidden).unwrap().is_none(), "{hidden}");
+        }
+        let real = FileName::new("real").unwrap();
+        assert_eq!(outputs.list().unwrap(), [(real, 0)]);
+        let link = FileName::new("link").unwrap();
+        assert_eq!(outputs.size_of(&link).unwrap(), Some(Err(NotAFile)));
+        let other = MachineName::new("vcycle-b-abcdefghij").unwrap();
+        symlink(layout.machine(&name), layout.machine(&other)).unwrap();
+        assert!(Directory::of_machine(&layout, &other).unwrap().is_none());
+    }
+}

@@ -1,0 +1,461 @@
+//! Files that VMs send: received whole into `tmp`, then renamed into the machine's `joboutputs`.
+//!
+//! A client that goes away, a disk that fills up and a crash leave nothing half-written: a file
+//! is in `joboutputs` from its rename on, or not at all. What a machine may leave there is limited
+//! in bytes and in files, counting what is on its way.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::StatusCode;
+
+use super::files::{Directory, NotAFile};
+use super::path::FileName;
+use super::reply::Refusal;
+use crate::clock::Clock;
+use crate::model::MachineName;
+use crate::state::{Layout, SHUTDOWN_MESSAGE, atomic};
+
+/// The most files in a machine's `joboutputs`: logs, a heartbeat and a message are a few dozen;
+/// without a limit a VM could use up all inodes with empty files.
+pub const MAX_FILES: usize = 1000;
+
+/// The most uploads of one machine at a time. VMs send one after the other.
+const MAX_UPLOADS: u32 = 8;
+
+/// How much machines may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes in one file.
+    pub file: u64,
+    /// Bytes in all files of one machine.
+    pub machine: u64,
+}
+
+/// Receives files and keeps count.
+#[derive(Debug)]
+pub struct Joboutputs {
+    layout: Layout,
+    clock: Clock,
+    limits: Limits,
+    /// What is on its way, by machine.
+    pending: Mutex<HashMap<MachineName, Pending>>,
+    /// Held from the last look at the quota to the rename, so that both are one step.
+    placing: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    uploads: u32,
+    bytes: u64,
+}
+
+/// Whether a file is new in its directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// There was none of this name.
+    New,
+    /// It took the place of an older one.
+    Replaced,
+}
+
+/// A poisoned lock only means that another request panicked; the counts behind it stay usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Joboutputs {
+    /// Receives into `layout`, stamping files with the time of `clock`.
+    pub fn new(layout: Layout, clock: Clock, limits: Limits) -> Self {
+        Self {
+            layout,
+            clock,
+            limits,
+            pending: Mutex::default(),
+            placing: Mutex::default(),
+        }
+    }
+
+    /// Decides whether `machine` may send `name` now, before any of it is read. `announced` is
+    /// the Content-Length, if there is one.
+    ///
+    /// # Errors
+    /// 413 when it is too long, 507 when the machine has no room left, 503 when too much of this
+    /// machine is on its way, 403 when the name is taken by no file, or what the disk says.
+    pub fn reserve(
+        self: &Arc<Self>,
+        machine: &MachineName,
+        directory: &Directory,
+        name: &FileName,
+        announced: Option<u64>,
+    ) -> Result<Reservation, Refusal> {
+        let others = others_size(directory, name)?;
+        {
+            let mut pending = lock(&self.pending);
+            let entry = pending.entry(machine.clone()).or_default();
+            if entry.uploads >= MAX_UPLOADS {
+                return Err(Refusal::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("{MAX_UPLOADS} uploads of this machine are under way"),
+                ));
+            }
+            entry.uploads += 1;
+        }
+        let mut reservation = Reservation {
+            owner: Arc::clone(self),
+            machine: machine.clone(),
+            others,
+            bytes: 0,
+        };
+        reservation.cover(announced.unwrap_or(0))?;
+        Ok(reservation)
+    }
+
+    /// Puts a received file in its place. Blocks.
+    ///
+    /// # Errors
+    /// 507 when the machine has no room left or the disk is full, else what the disk says.
+    pub fn place(
+        &self,
+        growing: Growing,
+        directory: &Directory,
+        name: &FileName,
+    ) -> Result<Placed, Refusal> {
+        // The daemon believes this message and acts on it for good, so it must survive a power
+        // loss once the VM has been told that we have it; other files may be lost with one.
+        let durable = name.as_str() == SHUTDOWN_MESSAGE;
+        let disk = |error: io::Error| Refusal::disk(&error);
+        growing
+            .file
+            .set_modified(self.clock.now().to_system_time())
+            .map_err(disk)?;
+        if durable {
+            growing.file.sync_all().map_err(disk)?;
+        }
+        let placed = {
+            let _one_at_a_time = lock(&self.placing);
+            let old = existing_size(directory, name)?;
+            if others_size(directory, name)?.saturating_add(growing.written) > self.limits.machine {
+                return Err(self.no_room());
+            }
+            growing.rename(directory, name).map_err(disk)?;
+            old.map_or(Placed::New, |_| Placed::Replaced)
+        };
+        if durable {
+            directory.handle().sync_all().map_err(disk)?;
+        }
+        Ok(placed)
+    }
+
+    /// Begins a file. Blocks.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn begin(&self) -> Result<Growing, Refusal> {
+        let path = atomic::temporary_path(&self.layout.tmp());
+        let file =
+            atomic::create_new(&path, atomic::PUBLIC).map_err(|error| match error.kind() {
+                // Not the machine but our own `tmp` is missing.
+                io::ErrorKind::NotFound => Refusal::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the directory for files on their way is missing",
+                ),
+                _ => Refusal::disk(&error),
+            })?;
+        Ok(Growing {
+            path,
+            file,
+            written: 0,
+            placed: false,
+        })
+    }
+
+    /// Notes that a VM is alive although the disk does not take what it sends: the file that is
+    /// there counts as written now. A full disk of ours must not make heartbeats look missed.
+    pub fn keep_alive(&self, directory: &Directory, name: &FileName) {
+        let touched = directory.file(name.as_str()).and_then(|found| match found {
+            Some(found) => found.set_modified(self.clock.now().to_system_time()),
+            None => Ok(()),
+        });
+        if let Err(error) = touched {
+            tracing::debug!(file = name.as_str(), %error, "cannot set the time of a file");
+        }
+    }
+
+    fn no_room(&self) -> Refusal {
+        Refusal::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            format!(
+                "the files of a machine may have {} bytes together",
+                self.limits.machine
+            ),
+        )
+    }
+}
+
+/// The size of all files but `name`; also checks that there is room for one more.
+fn others_size(directory: &Directory, name: &FileName) -> Result<u64, Refusal> {
+    let files = directory.list().map_err(|error| Refusal::disk(&error))?;
+    existing_size(directory, name)?;
+    let others = files.iter().filter(|(other, _)| other != name);
+    if others.clone().count() >= MAX_FILES {
+        return Err(Refusal::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            format!("a machine may have {MAX_FILES} files"),
+        ));
+    }
+    Ok(others.fold(0, |sum, (_, size)| sum.saturating_add(*size)))
+}
+
+fn existing_size(directory: &Directory, name: &FileName) -> Result<Option<u64>, Refusal> {
+    match directory
+        .size_of(name)
+        .map_err(|error| Refusal::disk(&error))?
+    {
+        None => Ok(None),
+        Some(Ok(size)) => Ok(Some(size)),
+        Some(Err(NotAFile)) => Err(Refusal::forbidden("the name belongs to something else")),
+    }
+}
+
+/// Room for one upload; given back when it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    owner: Arc<Joboutputs>,
+    machine: MachineName,
+    /// Bytes of the machine's other files when the upload began.
+    others: u64,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// Makes sure that there is room for `bytes` in all.
+    ///
+    /// # Errors
+    /// 413 when one file may not be that long, 507 when the machine has no room left.
+    pub fn cover(&mut self, bytes: u64) -> Result<(), Refusal> {
+        let limits = self.owner.limits;
+        if bytes > limits.file {
+            return Err(Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("a file may have {} bytes", limits.file),
+            ));
+        }
+        let more = bytes.saturating_sub(self.bytes);
+        let mut pending = lock(&self.owner.pending);
+        let entry = pending.entry(self.machine.clone()).or_default();
+        let total = self.others.saturating_add(entry.bytes).saturating_add(more);
+        if total > limits.machine {
+            return Err(self.owner.no_room());
+        }
+        entry.bytes = entry.bytes.saturating_add(more);
+        self.bytes = self.bytes.saturating_add(more);
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut pending = lock(&self.owner.pending);
+        if let Some(entry) = pending.get_mut(&self.machine) {
+            entry.uploads = entry.uploads.saturating_sub(1);
+            entry.bytes = entry.bytes.saturating_sub(self.bytes);
+            if entry.uploads == 0 {
+                pending.remove(&self.machine);
+            }
+        }
+    }
+}
+
+/// A file on its way. Dropped before it is placed, it is gone.
+#[derive(Debug)]
+pub struct Growing {
+    path: PathBuf,
+    file: File,
+    written: u64,
+    placed: bool,
+}
+
+impl Growing {
+    /// Adds to its end. Blocks.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.file
+            .write_all(bytes)
+            .map_err(|error| Refusal::disk(&error))?;
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.written = self.written.saturating_add(length);
+        Ok(())
+    }
+
+    fn rename(mut self, directory: &Directory, name: &FileName) -> io::Result<()> {
+        atomic::rename_into(&self.path, directory.handle(), name.as_str())?;
+        self.placed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        if !self.placed {
+            atomic::discard(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+    use crate::state::Published;
+
+    struct World {
+        _root: tempfile::TempDir,
+        layout: Layout,
+        machine: MachineName,
+        joboutputs: Arc<Joboutputs>,
+        directory: Directory,
+    }
+
+    fn world(file: u64, machine: u64) -> World {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path());
+        let name = MachineName::new("vcycle-a-abcdefghij").unwrap();
+        std::fs::create_dir_all(layout.published(&name, Published::Joboutputs)).unwrap();
+        std::fs::create_dir_all(layout.tmp()).unwrap();
+        let clock = Clock::manual(Timestamp::from_unix(5000));
+        let directory = Directory::of_machine(&layout, &name)
+            .unwrap()
+            .and_then(|found| found.published(Published::Joboutputs).unwrap())
+            .unwrap();
+        World {
+            joboutputs: Arc::new(Joboutputs::new(
+                layout.clone(),
+                clock,
+                Limits { file, machine },
+            )),
+            layout,
+            machine: name,
+            directory,
+            _root: root,
+        }
+    }
+
+    impl World {
+        fn reserve(&self, name: &str, announced: u64) -> Result<Reservation, u16> {
+            let name = FileName::new(name).unwrap();
+            self.joboutputs
+                .reserve(&self.machine, &self.directory, &name, Some(announced))
+                .map_err(|refusal| refusal.status.as_u16())
+        }
+
+        fn put(&self, name: &str, content: &[u8]) -> Result<Placed, u16> {
+            let mut growing = self.joboutputs.begin().unwrap();
+            growing.write(content).unwrap();
+            let name = FileName::new(name).unwrap();
+            self.joboutputs
+                .place(growing, &self.directory, &name)
+                .map_err(|refusal| refusal.status.as_u16())
+        }
+
+        fn temporary_files(&self) -> usize {
+            std::fs::read_dir(self.layout.tmp()).unwrap().count()
+        }
+    }
+
+    #[test]
+    fn a_file_appears_with_the_time_of_the_clock() {
+        let world = world(100, 1000);
+        assert_eq!(world.put("heartbeat", b"1"), Ok(Placed::New));
+        assert_eq!(world.put("heartbeat", b"22"), Ok(Placed::Replaced));
+        let path = world
+            .layout
+            .published(&world.machine, Published::Joboutputs)
+            .join("heartbeat");
+        assert_eq!(std::fs::read(&path).unwrap(), b"22");
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        assert_eq!(modified, Timestamp::from_unix(5000).to_system_time());
+        assert_eq!(world.temporary_files(), 0);
+    }
+
+    #[test]
+    fn limits_count_what_is_there_and_what_is_on_its_way() {
+        let world = world(60, 100);
+        assert_eq!(world.reserve("a", 61).map(drop), Err(413));
+        assert_eq!(world.put("a", &[0; 50]), Ok(Placed::New));
+        let on_its_way = world.reserve("b", 40).unwrap();
+        assert_eq!(world.reserve("c", 11).map(drop), Err(507));
+        // A file that is replaced makes room for itself.
+        assert!(world.reserve("a", 60).is_ok());
+        drop(on_its_way);
+        let mut chunked = world.reserve("c", 0).unwrap();
+        chunked.cover(50).unwrap();
+        assert_eq!(chunked.cover(51).unwrap_err().status.as_u16(), 507);
+    }
+
+    #[test]
+    fn the_last_look_is_before_the_rename() {
+        let world = world(60, 100);
+        assert_eq!(world.put("a", &[0; 60]), Ok(Placed::New));
+        assert_eq!(world.put("b", &[0; 60]), Err(507));
+        assert_eq!(world.temporary_files(), 0);
+    }
+
+    #[test]
+    fn one_machine_cannot_have_all_uploads_or_all_inodes() {
+        let world = world(10, 1000);
+        let held: Vec<_> = (0..MAX_UPLOADS)
+            .map(|n| world.reserve(&format!("f{n}"), 0).unwrap())
+            .collect();
+        assert_eq!(world.reserve("x", 0).map(drop), Err(503));
+        drop(held);
+        for n in 0..MAX_FILES {
+            assert_eq!(world.put(&format!("f{n}"), b""), Ok(Placed::New));
+        }
+        assert_eq!(world.reserve("x", 0).map(drop), Err(507));
+        assert!(world.reserve("f7", 0).is_ok());
+    }
+
+    #[test]
+    fn an_upload_that_stops_leaves_nothing() {
+        let world = world(10, 100);
+        let mut growing = world.joboutputs.begin().unwrap();
+        growing.write(b"half").unwrap();
+        assert_eq!(world.temporary_files(), 1);
+        drop(growing);
+        assert_eq!(world.temporary_files(), 0);
+    }
+
+    #[test]
+    fn names_that_belong_to_something_else_are_left_alone() {
+        let world = world(10, 100);
+        let outputs = world
+            .layout
+            .published(&world.machine, Published::Joboutputs);
+        std::os::unix::fs::symlink("/etc/passwd", outputs.join("link")).unwrap();
+        std::fs::create_dir(outputs.join("dir")).unwrap();
+        for name in ["link", "dir"] {
+            assert_eq!(world.put(name, b"x"), Err(403), "{name}");
+            assert_eq!(world.reserve(name, 1).map(drop), Err(403), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_machine_whose_files_cannot_be_stored_is_still_alive() {
+        let world = world(10, 100);
+        assert_eq!(world.put("heartbeat", b"1"), Ok(Placed::New));
+        let name = FileName::new("heartbeat").unwrap();
+        world.joboutputs.clock.set(Timestamp::from_unix(6000));
+        world.joboutputs.keep_alive(&world.directory, &name);
+        let found = world.directory.file("heartbeat").unwrap().unwrap();
+        assert_eq!(
+            found.version.modified,
+            Timestamp::from_unix(6000).to_system_time()
+        );
+    }
+}

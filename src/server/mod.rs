@@ -1,0 +1,155 @@
+//! The HTTPS server: what VMs read (machinefeatures, jobfeatures) and write (joboutputs).
+//!
+//! ```text
+//! listen -> tls -> identity -> router -> path, files, joboutputs, reply
+//! ```
+//!
+//! It serves the state directory and nothing else: whether a machine exists and who may write to
+//! it is read from disk with each request, so it needs no word from the daemon and never sees a
+//! cloud or a space. The same tree can be served by Apache. Invariants:
+//!
+//! 1. Anybody may read the features of a machine that exists. Joboutputs are for the one whose
+//!    certificate has exactly the subject in the machine's `https_x509dn`.
+//! 2. Nothing outside a machine's published directories can be read or written, by any path or
+//!    symbolic link.
+//! 3. A client's certificate never ends a handshake; it decides what the client may do.
+//! 4. Everything that a client can make us hold is limited: connections, time, bytes, files.
+
+mod files;
+mod identity;
+mod joboutputs;
+mod limits;
+mod listen;
+mod occasionally;
+mod path;
+mod reply;
+mod router;
+mod tls;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+pub use identity::Credentials;
+pub use joboutputs::Limits;
+pub use reply::ReplyBody;
+pub use router::{Access, Client, Router};
+pub use tls::TlsError;
+
+use crate::clock::Clock;
+use crate::config::ServerConfig;
+use crate::state::Layout;
+use listen::{Protocol, Shared};
+
+/// Why the server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address of `listen` or `http_listen`.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Certificate, key or CAs.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// The running server. Dropping it ends it at once; [`Server::stop`] lets requests end first.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    /// Closes the listeners and lets connections end after the request they are in.
+    stop: CancellationToken,
+    /// Ends connections where they are.
+    _abort: DropGuard,
+}
+
+impl Server {
+    /// Listens on all addresses of the configuration and serves `layout` from now on. Files that
+    /// VMs send get the time of `clock`.
+    ///
+    /// # Errors
+    /// When an address cannot be had, or the certificate cannot be used.
+    pub async fn start(
+        config: &ServerConfig,
+        layout: Layout,
+        clock: Clock,
+    ) -> Result<Self, ServerError> {
+        let tls = tls::Tls::new(config)?;
+        let limits = Limits {
+            file: config.joboutputs_max_bytes,
+            machine: config.joboutputs_max_bytes_per_machine,
+        };
+        let stop = CancellationToken::new();
+        let abort = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let shared = Arc::new(Shared::new(
+            Router::new(layout, clock, limits),
+            tls,
+            stop.clone(),
+            abort.clone(),
+            tasks.clone(),
+        ));
+        // All listeners first: half a server is none.
+        let mut listeners = Vec::new();
+        for (protocol, addresses) in [
+            (Protocol::Https, &config.listen),
+            (Protocol::Http, &config.http_listen),
+        ] {
+            for listener in listen::bind_all(addresses)? {
+                listeners.push((protocol, listener));
+            }
+        }
+        let mut addresses = Vec::new();
+        for (protocol, listener) in listeners {
+            if let Ok(address) = listener.local_addr() {
+                tracing::info!(%address, %protocol, "listening");
+                addresses.push(address);
+            }
+            tasks.spawn(listen::accept(listener, protocol, Arc::clone(&shared)));
+        }
+        Ok(Self {
+            addresses,
+            shared,
+            tasks,
+            stop,
+            _abort: abort.drop_guard(),
+        })
+    }
+
+    /// The addresses that it listens on, HTTPS before HTTP, with the real port where the
+    /// configuration had port 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Looks for new certificates, CAs and CRLs; to be called every minute or so. Reads one
+    /// directory and a few files. Connections that exist are not touched.
+    pub fn reload(&self) {
+        self.shared.reload();
+    }
+
+    /// Stops listening, lets requests that are under way end for at most `grace`, and ends.
+    pub async fn stop(self, grace: Duration) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(grace, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                connections = self.tasks.len(),
+                "ending connections that are still busy"
+            );
+        }
+    }
+}
