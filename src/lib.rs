@@ -54,9 +54,11 @@
 
 pub mod account;
 pub mod act;
+pub mod cli;
 pub mod clock;
 pub mod cloud;
 pub mod config;
+pub mod daemon;
 pub mod decide;
 pub mod model;
 pub mod observe;

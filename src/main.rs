@@ -1,3 +1,7 @@
-//! The `vcycled` command.
+//! The `vcycled` command: hands over to [`vcycle::cli`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vcycle::cli::main(std::env::args_os())
+}

@@ -1,0 +1,154 @@
+//! The arguments.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::check::CheckFormat;
+use crate::model::{FactoryName, SpaceName, Timestamp};
+use crate::state::layout::DEFAULT_ROOT;
+
+/// A VM lifecycle manager: fills cloud projects with VMs by target shares, looks after them and
+/// accounts for them. Without a command it runs the daemon in the foreground.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "vcycled",
+    version,
+    after_help = "Examples:\n  \
+        vcycled demo                       see it work, without any cloud\n  \
+        vcycled check                      is the configuration good?\n  \
+        vcycled plan example.org           what would the next cycle do, and why not more?\n  \
+        vcycled                            run the daemon\n\n\
+        Manual pages: vcycled(8), vcycle.conf(5)"
+)]
+pub struct Arguments {
+    /// The configuration file that is read last.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "/etc/vcycle.conf"
+    )]
+    pub config: PathBuf,
+    /// The directory whose *.conf files are read first, in order of their names.
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/etc/vcycle.d"
+    )]
+    pub config_dir: PathBuf,
+    /// Where machines, records and caches are kept.
+    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_ROOT)]
+    pub state_dir: PathBuf,
+    /// Seconds from the start of one cycle to the start of the next, at most a day.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub interval: u64,
+    /// The name of this factory, as it marks VMs and records [default: the host's name].
+    #[arg(long, global = true, value_name = "NAME")]
+    pub factory: Option<FactoryName>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground (the default).
+    Run,
+    /// Read the configuration and report every problem.
+    Check(CheckOptions),
+    /// Show what the next cycle would destroy and create, and why not more; change nothing.
+    Plan(PlanOptions),
+    /// See it work: two spaces on embedded clouds, for about a minute.
+    Demo(DemoOptions),
+}
+
+/// Options of `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckOptions {
+    /// Print the merged configuration as INI, secrets hidden.
+    #[arg(long, conflicts_with = "json")]
+    print: bool,
+    /// Print it as JSON with file and line of each value, secrets hidden.
+    #[arg(long)]
+    json: bool,
+}
+
+impl CheckOptions {
+    /// What to print.
+    pub const fn format(&self) -> CheckFormat {
+        if self.json {
+            CheckFormat::Json
+        } else if self.print {
+            CheckFormat::Ini
+        } else {
+            CheckFormat::Problems
+        }
+    }
+}
+
+/// Options of `plan`.
+#[derive(Clone, Debug, Args)]
+pub struct PlanOptions {
+    /// Only this space.
+    pub space: Option<SpaceName>,
+    /// Print one JSON object for each space.
+    #[arg(long)]
+    pub json: bool,
+    /// Decide from a recorded or hand-written situation instead of a cloud.
+    #[arg(long, value_name = "FILE", conflicts_with = "dump_snapshot")]
+    pub snapshot: Option<PathBuf>,
+    /// The moment to decide at, in Unix seconds [default: that of the snapshot, else now].
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub now: Option<Timestamp>,
+    /// The seed of random choices [default: drawn].
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+    /// Write the situation that was found to a file, secrets hidden.
+    #[arg(long, value_name = "FILE", requires = "space")]
+    pub dump_snapshot: Option<PathBuf>,
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    text.parse()
+        .map_err(|_| "expected Unix seconds, as date +%s prints them".to_owned())
+}
+
+/// Options of `demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoOptions {
+    /// Go on until interrupted.
+    #[arg(long)]
+    pub keep: bool,
+    /// Work in this directory, which must be empty or not exist, and leave it there.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How long it takes, in real seconds.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 60,
+        conflicts_with = "keep"
+    )]
+    pub seconds: u64,
+    /// How many times as fast as the real clock the demo's clock goes.
+    #[arg(long, value_name = "TIMES", default_value_t = 60,
+          value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub speed: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_one_that_can_be_waited_for() {
+        for (text, good) in [("1", true), ("86400", true), ("0", false), ("86401", false)] {
+            let parsed = Arguments::try_parse_from(["vcycled", "--interval", text]);
+            assert_eq!(parsed.is_ok(), good, "{text}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! `vcycled demo`: the real daemon with two spaces on the embedded cloud, for a minute.
+//!
+//! The demo makes a site of its own (certificates, configuration files, state directory), runs the
+//! daemon on it with a clock that goes faster, and shows what can be seen from outside, in the
+//! files. Nothing in the daemon knows that it is a demo. At the end it checks that what it was
+//! to show has happened: a demo that shows nothing fails.
+
+pub mod certificates;
+mod show;
+mod site;
+mod summary;
+mod watch;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use super::args::DemoOptions;
+use super::exit::{Exit, Failure};
+use crate::clock::Clock;
+use crate::config::Sources;
+use crate::daemon::{self, Board, Control, DaemonError, Settings};
+use crate::model::{FactoryName, InvalidName, Seconds};
+use crate::rng::Seed;
+use crate::state::StateError;
+use crate::telemetry::chain;
+
+use show::Screen;
+use site::Site;
+use summary::Summary;
+use watch::{View, Watcher};
+
+/// From the start of one cycle to the start of the next, by the demo's clock: what the daemon
+/// does by default.
+const INTERVAL: Seconds = Seconds::new(60);
+/// Between two looks at the files, in real time.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why there was no demo.
+#[derive(Debug, thiserror::Error)]
+enum DemoError {
+    /// The directory is somebody else's.
+    #[error("{path} is not empty; the demo needs a directory of its own", path = path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file or directory cannot be made.
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The certificates cannot be made.
+    #[error("cannot make certificates: {0}")]
+    Certificates(#[from] openssl::error::ErrorStack),
+    /// There is no free port.
+    #[error("cannot find a free port on 127.0.0.1: {0}")]
+    Port(#[source] io::Error),
+    /// A name of the demo's own is not accepted.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// The state directory cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The daemon did not start.
+    #[error("the daemon did not start: {}", with_problems(.0))]
+    Daemon(#[from] DaemonError),
+    /// The daemon ended in the middle of the demo.
+    #[error("the daemon ended by itself; its log is {log}", log = log.display())]
+    Ended {
+        /// The log.
+        log: PathBuf,
+    },
+    /// Signals cannot be waited for.
+    #[error("cannot wait for signals: {0}")]
+    Signals(#[source] io::Error),
+    /// There is nowhere to show anything.
+    #[error("cannot write the demo's output: {0}")]
+    Output(#[source] io::Error),
+}
+
+impl DemoError {
+    fn write(path: &Path, source: io::Error) -> Self {
+        Self::Write {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// What the daemon says, with what is wrong with the configuration when that is why.
+fn with_problems(error: &DaemonError) -> String {
+    let mut text = chain(error);
+    if let DaemonError::Config(problems) = error {
+        for problem in problems {
+            text += &format!("\n{problem}");
+        }
+    }
+    text
+}
+
+/// Runs the demo and shows it on `out`; `in_place` says that this is a terminal, where a table can be
+/// drawn over the last one.
+///
+/// The log of the daemon goes to `vcycled.log` in the demo's directory, unless this process logs
+/// already. The directory is left when that was asked for, and when something went wrong.
+///
+/// # Errors
+/// When the demo cannot be set up or shown, when the daemon ends by itself, and when anything that
+/// the demo is there to show was not seen to happen. (A demo that is interrupted need not show
+/// everything.)
+pub async fn run(
+    options: DemoOptions,
+    in_place: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
+    let root = site::make_root(options.dir.as_deref(), Seed::from_entropy().0)?;
+    let result = run_in(&root, &options, in_place, out).await;
+    let all_seen = matches!(result, Ok(true));
+    if all_seen && !options.keep && options.dir.is_none() {
+        std::fs::remove_dir_all(&root).map_err(|source| DemoError::write(&root, source))?;
+    } else {
+        writeln!(out, "Everything is in {}", root.display()).map_err(DemoError::Output)?;
+    }
+    if result? {
+        Ok(())
+    } else {
+        Err(Failure::new(
+            Exit::Internal,
+            "the demo did not show everything that it should",
+        ))
+    }
+}
+
+impl From<DemoError> for Failure {
+    fn from(error: DemoError) -> Self {
+        let exit = match &error {
+            DemoError::NotEmpty { .. } => Exit::Usage,
+            DemoError::Write { .. }
+            | DemoError::Port(_)
+            | DemoError::State(_)
+            | DemoError::Output(_) => Exit::Io,
+            DemoError::Certificates(_)
+            | DemoError::Name(_)
+            | DemoError::Daemon(_)
+            | DemoError::Ended { .. }
+            | DemoError::Signals(_) => Exit::Internal,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+/// The demo in its directory; the answer is whether everything was seen.
+async fn run_in(
+    root: &Path,
+    options: &DemoOptions,
+    in_place: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<bool, DemoError> {
+    let site = Site::make(root, Clock::system().now())?;
+    log_to(&site.log)?;
+    let mut screen = Screen::new(out, in_place);
+    screen
+        .say(&introduction(&site, options))
+        .map_err(DemoError::Output)?;
+
+    let clock = Clock::fast(options.speed);
+    let control = Control::default();
+    let settings = Settings {
+        sources: Sources {
+            conf: site.config.clone(),
+            dir: site.config_dir.clone(),
+        },
+        state_dir: site.state_dir.clone(),
+        interval: INTERVAL,
+        factory: FactoryName::new("demo.example.org")?,
+        clock: clock.clone(),
+    };
+    let board = Board::default();
+    let running = daemon::run(settings, control.clone(), board.clone(), || {});
+    let mut daemon = tokio::spawn(running);
+    let mut watcher = Watcher::new(&site);
+    let shown = show_until_end(
+        options,
+        &site,
+        &clock,
+        &mut watcher,
+        &mut screen,
+        &mut daemon,
+    )
+    .await;
+    control.stop.cancel();
+    let (summary, interrupted) = shown?;
+    let ended = daemon.await;
+    ended.map_err(|_| DemoError::Ended {
+        log: site.log.clone(),
+    })??;
+
+    // What the daemon did in its last moments counts, too.
+    let summary = summary.with_last(watcher.look(clock.now())?);
+    screen
+        .say(&summary.to_string(&site))
+        .map_err(DemoError::Output)?;
+    let missing = summary.missing();
+    if interrupted || missing.is_empty() {
+        return Ok(true);
+    }
+    let errors = board.now().spaces;
+    let errors = errors.iter().filter_map(|(space, status)| {
+        let error = status.error.as_ref()?;
+        Some(format!("ERROR in {space}: {error}"))
+    });
+    for line in missing
+        .iter()
+        .map(|what| format!("NOT SEEN: {what}"))
+        .chain(errors)
+    {
+        screen.say(&line).map_err(DemoError::Output)?;
+    }
+    Ok(false)
+}
+
+/// Looks at the files again and again until it is time to end.
+async fn show_until_end(
+    options: &DemoOptions,
+    site: &Site,
+    clock: &Clock,
+    watcher: &mut Watcher,
+    screen: &mut Screen<'_>,
+    daemon: &mut JoinHandle<Result<(), DaemonError>>,
+) -> Result<(Summary, bool), DemoError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(DemoError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DemoError::Signals)?;
+    let time = async {
+        if options.keep {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(Duration::from_secs(options.seconds)).await;
+    };
+    tokio::pin!(time);
+    let mut looks = tokio::time::interval(LOOK);
+    let mut summary = Summary::default();
+    loop {
+        tokio::select! {
+            () = &mut time => return Ok((summary, false)),
+            _ = terminate.recv() => return Ok((summary, true)),
+            _ = interrupt.recv() => return Ok((summary, true)),
+            ended = &mut *daemon => {
+                if let Ok(Err(error)) = ended {
+                    return Err(error.into());
+                }
+                return Err(DemoError::Ended { log: site.log.clone() });
+            }
+            _ = looks.tick() => {
+                let view: View = watcher.look(clock.now())?;
+                screen.show(&view).map_err(DemoError::Output)?;
+                summary.note(view);
+            }
+        }
+    }
+}
+
+fn introduction(site: &Site, options: &DemoOptions) -> String {
+    let speed = options.speed;
+    let how_long = if options.keep {
+        "until Ctrl-C".to_owned()
+    } else {
+        format!("for {} s", options.seconds)
+    };
+    format!(
+        "vcycled runs here {how_long} with two spaces on the embedded cloud; its clock goes {speed} \
+         times as fast.\nConfiguration, state and log are in {}\n\
+         # is a running machine, + one that starts.",
+        site.root.display()
+    )
+}
+
+fn log_to(path: &Path) -> Result<(), DemoError> {
+    let log = File::create(path).map_err(|source| DemoError::write(path, source))?;
+    let started = tracing_subscriber::fmt()
+        .with_writer(Mutex::new(log))
+        .with_ansi(false)
+        .with_target(false)
+        .try_init();
+    if let Err(error) = started {
+        tracing::debug!(%error, "logging was already set up");
+    }
+    Ok(())
+}

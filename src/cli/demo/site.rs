@@ -1,0 +1,277 @@
+//! The demo's site: a directory with everything that a site has in /etc and /var/lib, written as
+//! a site would write it.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use crate::model::{MachinetypeName, Seconds, SpaceName, Timestamp};
+use crate::state::{Layout, atomic};
+
+use super::DemoError;
+use super::certificates::{Authority, Use, Validity};
+
+/// Who the VMs are, in the certificates and in the configuration.
+const VM_SUBJECT: &[(&str, &str)] = &[
+    ("DC", "org"),
+    ("DC", "example"),
+    ("OU", "VMs"),
+    ("CN", "vm.example.org"),
+];
+/// Certificates live by the real clock: long enough for a demo that is kept running.
+const CERTIFICATE_LIFE: Seconds = Seconds::new(30 * 86_400);
+
+/// `fizzle_seconds` of all machinetypes.
+pub(super) const FIZZLE: Seconds = Seconds::new(120);
+/// `backoff_seconds` of all machinetypes.
+pub(super) const BACKOFF: Seconds = Seconds::new(600);
+/// `max_machines` of the space that fills.
+pub(super) const MAX_MACHINES: u32 = 18;
+
+/// What each machinetype is there to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Finds work, and takes its share of its space.
+    Works,
+    /// Finds little work, and backs off.
+    Idles,
+}
+
+/// One machinetype of the demo.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Kind {
+    pub space: SpaceName,
+    pub machinetype: MachinetypeName,
+    pub share: u32,
+    pub role: Role,
+}
+
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub(super) struct Site {
+    pub root: PathBuf,
+    /// `vcycle.conf`.
+    pub config: PathBuf,
+    /// `vcycle.d`.
+    pub config_dir: PathBuf,
+    pub state_dir: PathBuf,
+    pub log: PathBuf,
+    pub kinds: Vec<Kind>,
+}
+
+impl Site {
+    /// Fills `root`, which exists and is empty.
+    pub(super) fn make(root: &Path, now: Timestamp) -> Result<Self, DemoError> {
+        let etc = root.join("etc");
+        let site = Self {
+            root: root.to_owned(),
+            config: etc.join("vcycle.conf"),
+            config_dir: etc.join("vcycle.d"),
+            state_dir: root.join("state"),
+            log: root.join("vcycled.log"),
+            kinds: kinds()?,
+        };
+        let grid = etc.join("grid-security");
+        make_certificates(&grid, now)?;
+        site.write_user_data()?;
+        site.write_configuration(&grid)?;
+        Ok(site)
+    }
+
+    fn write_user_data(&self) -> Result<(), DemoError> {
+        let layout = Layout::new(&self.state_dir);
+        for kind in &self.kinds {
+            let files = layout.machinetype_files(&kind.space, &kind.machinetype);
+            make_dir(&files)?;
+            write(
+                &files.join("user_data"),
+                USER_DATA.as_bytes(),
+                atomic::PUBLIC,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_configuration(&self, grid: &Path) -> Result<(), DemoError> {
+        make_dir(&self.config_dir)?;
+        let https = free_port().map_err(DemoError::Port)?;
+        let server = format!(
+            "\
+# What the HTTPS server needs.
+[server]
+listen = 127.0.0.1:{https}
+cert = {grid}/hostcert.pem
+key = {grid}/hostkey.pem
+ca_path = {grid}/certificates
+",
+            grid = grid.display()
+        );
+        write(&self.config, server.as_bytes(), atomic::PUBLIC)?;
+
+        let cert = grid.join("vm-proxy.pem");
+        let north = space_section("north.example.org", "limited by machines", https, &cert)
+            + &format!(
+                "\
+max_machines = {MAX_MACHINES}
+gocdb_sitename = DEMO-NORTH
+simulated_machines = 30
+simulated_processors = 60
+"
+            )
+            + &machinetype_section("north.example.org", "atlas", "small", 2, 10)
+            + &machinetype_section("north.example.org", "lhcb", "small", 1, 10);
+        let south = space_section("south.example.org", "limited by processors", https, &cert)
+            + "\
+processors_limit = 8
+# There is work for one machine of belle at a time. The others will not find any.
+simulated_work = belle:1
+" + &machinetype_section("south.example.org", "belle", "medium", 1, 20);
+        for (name, text) in [("north", north), ("south", south)] {
+            let file = self.config_dir.join(format!("{name}.example.org.conf"));
+            write(&file, text.as_bytes(), atomic::PUBLIC)?;
+        }
+        Ok(())
+    }
+}
+
+fn kinds() -> Result<Vec<Kind>, DemoError> {
+    let all = [
+        ("north.example.org", "atlas", 2, Role::Works),
+        ("north.example.org", "lhcb", 1, Role::Works),
+        ("south.example.org", "belle", 1, Role::Idles),
+    ];
+    let kinds = all.into_iter().map(|(space, machinetype, share, role)| {
+        Ok(Kind {
+            space: SpaceName::new(space)?,
+            machinetype: MachinetypeName::new(machinetype)?,
+            share,
+            role,
+        })
+    });
+    kinds.collect()
+}
+
+fn space_section(space: &str, limited: &str, https: u16, cert: &Path) -> String {
+    format!(
+        "\
+# A space on the embedded cloud, {limited}.
+[space {space}]
+api = simulated
+https_host = 127.0.0.1
+https_port = {https}
+simulated_boot_seconds = 60
+simulated_job_seconds = 900
+simulated_cert = {}
+",
+        cert.display()
+    )
+}
+
+fn machinetype_section(
+    space: &str,
+    machinetype: &str,
+    flavor: &str,
+    share: u32,
+    hs06: u32,
+) -> String {
+    let dn: String = VM_SUBJECT
+        .iter()
+        .map(|(kind, value)| format!("/{kind}={value}"))
+        .collect();
+    format!(
+        "
+[machinetype {space} {machinetype}]
+flavor_name = {flavor}
+root_image = image:cernvm4
+user_data = user_data
+user_data_option_queue = demo
+target_share = {share}
+hs06 = {hs06}
+backoff_seconds = {BACKOFF}
+fizzle_seconds = {FIZZLE}
+max_wallclock_seconds = 86400
+heartbeat_file = heartbeat
+heartbeat_seconds = 900
+x509dn = {dn}
+accounting_fqan = /{machinetype}/Role=NULL/Capability=NULL
+"
+    )
+}
+
+/// The contextualization that VMs of the demo are given.
+const USER_DATA: &str = "\
+#!/bin/sh
+# Simulated VMs do not run this; it is here to be looked at.
+echo I am ##user_data_machine_hostname## of ##user_data_machinetype## in ##user_data_space##
+echo my queue is ##user_data_option_queue##
+echo my features are at ##user_data_machinefeatures_url##
+";
+
+fn make_certificates(grid: &Path, now: Timestamp) -> Result<(), DemoError> {
+    let validity = Validity {
+        now,
+        life: CERTIFICATE_LIFE,
+    };
+    let ca_path = grid.join("certificates");
+    make_dir(&ca_path)?;
+    let authority = Authority::new(
+        &[("DC", "org"), ("DC", "example"), ("CN", "Demo CA")],
+        validity,
+    )?;
+    authority
+        .install(&ca_path)
+        .map_err(|source| DemoError::write(&ca_path, source))?;
+
+    let host = Use::Host {
+        names: vec!["localhost".to_owned()],
+        addresses: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+    };
+    let host = authority.issue(
+        &[("DC", "org"), ("DC", "example"), ("CN", "localhost")],
+        &host,
+        validity,
+    )?;
+    let vm = authority.issue(VM_SUBJECT, &Use::Client, validity)?;
+    let proxy = vm.limited_proxy(validity)?;
+    for (name, pem, mode) in [
+        ("hostcert.pem", host.certificate_pem()?, atomic::PUBLIC),
+        ("hostkey.pem", host.key_pem()?, atomic::PRIVATE),
+        ("vm-cert.pem", vm.to_pem()?, atomic::PRIVATE),
+        ("vm-proxy.pem", proxy.to_pem()?, atomic::PRIVATE),
+    ] {
+        write(&grid.join(name), &pem, mode)?;
+    }
+    Ok(())
+}
+
+/// A port that nobody listens on at this moment.
+fn free_port() -> io::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?.port())
+}
+
+fn make_dir(path: &Path) -> Result<(), DemoError> {
+    atomic::create_dir_all(path).map_err(|source| DemoError::write(path, source))
+}
+
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DemoError> {
+    atomic::create_synced(path, bytes, mode).map_err(|source| DemoError::write(path, source))
+}
+
+/// Makes the directory of the demo: `wanted`, which must be empty if it exists, or a new one
+/// below the directory for temporary files.
+pub(super) fn make_root(wanted: Option<&Path>, number: u64) -> Result<PathBuf, DemoError> {
+    let Some(path) = wanted else {
+        let path = std::env::temp_dir().join(format!("vcycle-demo-{number:016x}"));
+        atomic::create_dir(&path, 0o700).map_err(|source| DemoError::write(&path, source))?;
+        return Ok(path);
+    };
+    make_dir(path)?;
+    let path = fs::canonicalize(path).map_err(|source| DemoError::write(path, source))?;
+    let mut entries = fs::read_dir(&path).map_err(|source| DemoError::write(&path, source))?;
+    if entries.next().is_some() {
+        return Err(DemoError::NotEmpty { path });
+    }
+    Ok(path)
+}

@@ -1,0 +1,109 @@
+//! The command line: `vcycled [run] | check | plan | demo`.
+//!
+//! Arguments, the environment and the host's name are read here and nowhere below. Every expected
+//! failure has a code in [`exit`].
+
+pub mod args;
+pub mod check;
+pub mod demo;
+pub mod exit;
+mod plan;
+mod run;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Arguments, Command};
+use exit::{Exit, Failure};
+
+use crate::clock::Clock;
+use crate::config::Sources;
+use crate::daemon::Settings;
+use crate::model::FactoryName;
+
+/// Runs the command that `arguments` ask for, and says how it went.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Clap's own errors are for people and complete; that they cannot be printed leaves
+            // nobody to tell.
+            let _printed = error.print();
+            return match error.kind() {
+                clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion => {
+                    Exit::Ok
+                }
+                _ => Exit::Usage,
+            }
+            .into();
+        }
+    };
+    match dispatch(arguments) {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => {
+            if let Some(message) = &failure.message {
+                // The last resort of a program whose standard error is closed is its exit code.
+                let _written = writeln!(io::stderr(), "vcycled: {message}");
+            }
+            failure.exit.into()
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<(), Failure> {
+    let settings = settings(&arguments)?;
+    match arguments.command.unwrap_or(Command::Run) {
+        Command::Run => run::run(settings),
+        Command::Check(options) => {
+            let usable = check::run(
+                &settings.sources,
+                &settings.config_context(),
+                options.format(),
+                &mut io::stdout().lock(),
+                &mut io::stderr().lock(),
+            )
+            .map_err(|error| Failure::new(Exit::Io, format!("cannot write: {error}")))?;
+            if usable {
+                Ok(())
+            } else {
+                Err(Failure::silent(Exit::Config))
+            }
+        }
+        Command::Plan(options) => plan::run(&settings, &options),
+        Command::Demo(options) => run::demo(options),
+    }
+}
+
+fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
+    let factory = match &arguments.factory {
+        Some(name) => name.clone(),
+        None => host_name()?,
+    };
+    Ok(Settings {
+        sources: Sources {
+            conf: arguments.config.clone(),
+            dir: arguments.config_dir.clone(),
+        },
+        state_dir: arguments.state_dir.clone(),
+        interval: crate::model::Seconds::new(arguments.interval),
+        factory,
+        clock: Clock::system(),
+    })
+}
+
+/// The host's name, which names this factory in records and on VMs.
+fn host_name() -> Result<FactoryName, Failure> {
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    FactoryName::new(name).map_err(|error| {
+        Failure::new(
+            Exit::Usage,
+            format!("{error}; name the factory with --factory"),
+        )
+    })
+}

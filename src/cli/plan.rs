@@ -1,0 +1,295 @@
+//! `vcycled plan`: what the next cycle would do, without doing it.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::args::PlanOptions;
+use super::exit::{Exit, Failure};
+use crate::clock::Clock;
+use crate::cloud;
+use crate::config::{self, Config, SpaceConfig};
+use crate::daemon::{Settings, observe_once};
+use crate::decide::{self, Bookkeeping, Plan};
+use crate::model::{History, SpaceName, SpaceSnapshot, Timestamp};
+use crate::observe::{Memory, Situation};
+use crate::rng::Seed;
+use crate::state::{Store, atomic};
+
+/// One space's plan, as `--json` prints it.
+#[derive(Serialize)]
+struct Planned<'a> {
+    space: &'a SpaceName,
+    now: Timestamp,
+    seed: u64,
+    #[serde(flatten)]
+    plan: &'a Plan,
+}
+
+/// Prints the plan of one space or of all.
+pub fn run(settings: &Settings, options: &PlanOptions) -> Result<(), Failure> {
+    match &options.snapshot {
+        Some(file) => replay(settings, options, file),
+        None => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(Exit::Internal, format!("cannot start: {error}")))?
+            .block_on(look(settings, options)),
+    }
+}
+
+/// Decides from a recorded situation. Touches no cloud and no state directory.
+fn replay(settings: &Settings, options: &PlanOptions, file: &Path) -> Result<(), Failure> {
+    let shown = file.display();
+    let bytes = std::fs::read(file)
+        .map_err(|error| Failure::new(Exit::Io, format!("cannot read {shown}: {error}")))?;
+    let bad = |error: String| Failure::new(Exit::Data, format!("{shown}: {error}"));
+    let text = String::from_utf8(bytes)
+        .map_err(|error| bad(format!("not a snapshot: {}", error.utf8_error())))?;
+    let situation = Situation::parse(&text).map_err(|error| bad(error.to_string()))?;
+    if let Some(space) = &options.space
+        && *space != situation.space
+    {
+        return Err(bad(format!(
+            "is about the space {}, not {space}",
+            situation.space
+        )));
+    }
+    let (config, snapshot) = situation
+        .into_snapshot(&settings.config_context())
+        .map_err(|error| bad(error.to_string()))?;
+    let recorded = situation.now;
+    let now = options
+        .now
+        .or(recorded)
+        .unwrap_or_else(|| Clock::system().now());
+    print(options, &config, &snapshot, now)
+}
+
+async fn look(settings: &Settings, options: &PlanOptions) -> Result<(), Failure> {
+    let loaded = config::load(&settings.sources, &settings.config_context());
+    let Some(config) = &loaded.config else {
+        for problem in &loaded.problems {
+            eprintln!("{problem}");
+        }
+        return Err(Failure::new(Exit::Config, "the configuration has errors"));
+    };
+    let spaces: Vec<&SpaceConfig> = match &options.space {
+        None => config.spaces.values().collect(),
+        Some(name) => match config.spaces.get(name) {
+            Some(space) => vec![space],
+            None => {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!("there is no space {name} in the configuration"),
+                ));
+            }
+        },
+    };
+    let mut failed = false;
+    for space in spaces {
+        match look_at(settings, config, space).await {
+            Ok((snapshot, memory)) => {
+                let now = options.now.unwrap_or_else(|| settings.clock.now());
+                if let Some(file) = &options.dump_snapshot {
+                    let situation = Situation::record(
+                        &loaded.raw,
+                        &settings.factory,
+                        (space, &snapshot),
+                        &memory,
+                        now,
+                    );
+                    write_private(file, &situation.to_json())?;
+                }
+                print(options, space, &snapshot, now)?;
+            }
+            Err(failure) => {
+                failed = true;
+                if let Some(message) = failure.message {
+                    eprintln!("vcycled: space {}: {message}", space.name);
+                }
+            }
+        }
+    }
+    if failed {
+        Err(Failure::silent(Exit::Unavailable))
+    } else {
+        Ok(())
+    }
+}
+
+/// A snapshot holds what a site may not want everybody to see.
+fn write_private(file: &Path, text: &str) -> Result<(), Failure> {
+    atomic::write(
+        atomic::directory_of(file),
+        file,
+        text.as_bytes(),
+        atomic::PRIVATE,
+    )
+    .map_err(|error| {
+        Failure::new(
+            Exit::Io,
+            format!("cannot write {}: {error}", file.display()),
+        )
+    })
+}
+
+/// Connects to one space and scans it, beside a running daemon or without one.
+async fn look_at(
+    settings: &Settings,
+    config: &Config,
+    space: &SpaceConfig,
+) -> Result<(SpaceSnapshot, Memory), Failure> {
+    let store = Arc::new(Store::open_to_read(&settings.state_dir));
+    let memory = remember(&store, space)?;
+    let unavailable = |error: cloud::CloudError| Failure::new(Exit::Unavailable, error.to_string());
+    let cloud = cloud::connect(
+        space,
+        &config.server.ca_path,
+        &settings.state_dir,
+        &settings.clock,
+        cloud::Use::Look,
+    )
+    .await
+    .map_err(unavailable)?;
+    let (snapshot, problems) =
+        observe_once(cloud.as_ref(), space, &settings.factory, &store, &memory)
+            .await
+            .map_err(unavailable)?;
+    for problem in problems {
+        eprintln!("vcycled: {problem}");
+    }
+    Ok((snapshot, memory))
+}
+
+/// What a daemon that starts now would remember of the space.
+fn remember(store: &Store, space: &SpaceConfig) -> Result<Memory, Failure> {
+    let io = |error: crate::state::StateError| Failure::new(Exit::Io, error.to_string());
+    let loaded = store.load_machines().map_err(io)?;
+    for problem in &loaded.problems {
+        eprintln!("vcycled: {problem}");
+    }
+    let mut memory = Memory {
+        machines: loaded
+            .machines
+            .into_iter()
+            .filter(|files| files.space == space.name)
+            .map(|files| (files.name.clone(), files))
+            .collect(),
+        previous_scan: store.last_scan(&space.name).map_err(io)?,
+        ..Memory::default()
+    };
+    for machinetype in space.machinetypes.keys() {
+        let history = History {
+            last_abort: store
+                .last_abort_time(&space.name, machinetype)
+                .map_err(io)?,
+            ..History::default()
+        };
+        memory.history.insert(machinetype.clone(), history);
+    }
+    Ok(memory)
+}
+
+fn print(
+    options: &PlanOptions,
+    config: &SpaceConfig,
+    snapshot: &SpaceSnapshot,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let seed = options.seed.map_or_else(Seed::from_entropy, Seed);
+    let plan = decide::decide(config, snapshot, now, seed);
+    let planned = Planned {
+        space: &config.name,
+        now,
+        seed: seed.0,
+        plan: &plan,
+    };
+    let text = if options.json {
+        let mut json = serde_json::to_string_pretty(&planned)
+            .map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
+        json.push('\n');
+        json
+    } else {
+        for_people(&planned)
+    };
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|error| Failure::new(Exit::Io, format!("cannot write: {error}")))
+}
+
+fn for_people(planned: &Planned<'_>) -> String {
+    let of = |have: String, limit: Option<u32>| match limit {
+        Some(limit) => format!("{have} of {limit}"),
+        None => format!("{have}, no limit known"),
+    };
+    let plan = planned.plan;
+    let space = &plan.report.space;
+    let mut lines = vec![
+        format!(
+            "space {} at {} (seed {})",
+            planned.space,
+            planned.now.to_rfc3339(),
+            planned.seed
+        ),
+        format!(
+            "  machines {} ({} not ours); processors {}",
+            of(space.machines.to_string(), space.machines_limit),
+            space.foreign_machines,
+            of(space.processors.to_string(), space.processors_limit),
+        ),
+    ];
+    lines.push(format!("  would write down {}", plan.bookkeeping.len()));
+    for action in &plan.bookkeeping {
+        lines.push(format!("    {} {}", action.machine(), about(action)));
+    }
+    lines.push(format!("  would destroy {}", plan.deletes.len()));
+    for delete in &plan.deletes {
+        let message = delete
+            .message
+            .map_or_else(String::new, |message| format!(" ({message})"));
+        lines.push(format!("    {} {}{message}", delete.machine, delete.reason));
+    }
+    lines.push(format!("  would create {}", plan.creates.len()));
+    for create in &plan.creates {
+        let flavors: Vec<_> = create
+            .flavors
+            .iter()
+            .map(|flavor| flavor.name.as_str())
+            .collect();
+        lines.push(format!(
+            "    {} flavor {}",
+            create.machine,
+            flavors.join(", else ")
+        ));
+    }
+    for (name, report) in &plan.report.machinetypes {
+        lines.push(format!(
+            "  machinetype {name}: {} machine(s), {} starting, {} running, share {}; no more because: {}",
+            report.machines, report.starting, report.running, report.target_share, report.stopped_by
+        ));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn about(action: &Bookkeeping) -> String {
+    match action {
+        Bookkeeping::Adopt { listed, .. } => format!("has no directory, adopt {}", listed.id),
+        Bookkeeping::Identify { id, .. } => format!("is {id} on the cloud"),
+        Bookkeeping::Start { at, .. } => format!("runs since {}", at.to_rfc3339()),
+        Bookkeeping::Miss { .. } => "is not listed".to_owned(),
+        Bookkeeping::Shutdowntime { at, .. } => format!("be down by {}", at.to_rfc3339()),
+        Bookkeeping::Finish(finish) => format!(
+            "ended at {}: {}{}",
+            finish.stopped.to_rfc3339(),
+            finish.how,
+            if finish.abort { " (an abort)" } else { "" }
+        ),
+        Bookkeeping::Forget { .. } => {
+            "has been over for long enough, remove its directory".to_owned()
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The HTTPS server over the life of the daemon, and since when machines can be heard.
+//!
+//! A heartbeat that is not there says something about a machine only when the machine could have
+//! written it. While the server is down nothing is judged by heartbeats ([`Hearing::Deaf`]), and
+//! after a break (a start, a suspended host, a clock that was set) their age counts anew.
+
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::config::ServerConfig;
+use crate::model::{Heartbeat, Seconds, SpaceSnapshot, Timestamp};
+use crate::server::{Server, ServerError};
+use crate::state::Store;
+use crate::telemetry::Repeats;
+
+/// How long the HTTPS server waits for requests that are being answered.
+const SERVER_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+/// What a tick may be late, beside a whole interval, before it is taken for a break.
+const LATE: Seconds = Seconds::new(120);
+
+/// Whether machines can write their heartbeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hearing {
+    /// To another program, of whose troubles we know nothing.
+    Elsewhere,
+    /// Without a break since then.
+    Since(Timestamp),
+    /// They cannot: our server is down.
+    Deaf,
+}
+
+impl Hearing {
+    /// Puts into a snapshot what heartbeats are worth.
+    pub(super) fn apply(self, snapshot: &mut SpaceSnapshot) {
+        match self {
+            Self::Elsewhere => {}
+            Self::Since(since) => snapshot.listening_since = Some(since),
+            Self::Deaf => {
+                for machine in &mut snapshot.machines {
+                    machine.heartbeat = Heartbeat::Unknown;
+                }
+            }
+        }
+    }
+}
+
+/// The HTTPS server, or none when another program serves the directory.
+pub(super) struct HttpsServer {
+    /// The section that it runs with, or should.
+    config: ServerConfig,
+    server: Option<Server>,
+    hearing: Hearing,
+    last_tick: Timestamp,
+}
+
+impl HttpsServer {
+    /// Starts it, if `config` wants one.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(super) async fn start(
+        config: &ServerConfig,
+        store: &Store,
+        clock: &Clock,
+    ) -> Result<Self, ServerError> {
+        let now = clock.now();
+        let mut new = Self {
+            config: config.clone(),
+            server: None,
+            hearing: Hearing::Elsewhere,
+            last_tick: now,
+        };
+        if new.is_wanted() {
+            new.server = Some(Server::start(config, store.layout().clone(), clock.clone()).await?);
+            new.hearing = Hearing::Since(now);
+        }
+        Ok(new)
+    }
+
+    fn is_wanted(&self) -> bool {
+        !(self.config.listen.is_empty() && self.config.http_listen.is_empty())
+    }
+
+    pub(super) const fn hearing(&self) -> Hearing {
+        self.hearing
+    }
+
+    /// Once a tick, which come every `interval`: takes over new certificates and a changed
+    /// [server] section, and starts a server that could not be started before. The old server has
+    /// to go first, for the new one may want the same port.
+    pub(super) async fn tend(
+        &mut self,
+        wanted: &ServerConfig,
+        store: &Store,
+        (clock, interval): (&Clock, Seconds),
+        repeats: &mut Repeats,
+    ) {
+        if *wanted != self.config {
+            self.stop().await;
+            self.config = wanted.clone();
+            self.hearing = Hearing::Elsewhere;
+        }
+        let now = clock.now();
+        match &self.server {
+            Some(server) => {
+                server.reload();
+                self.note_breaks(now, interval);
+            }
+            None if self.is_wanted() => self.start_again(store, clock, repeats).await,
+            None => self.note_breaks(now, interval),
+        }
+        self.last_tick = now;
+    }
+
+    async fn start_again(&mut self, store: &Store, clock: &Clock, repeats: &mut Repeats) {
+        const SUBJECT: &str = "HTTPS server";
+        match Server::start(&self.config, store.layout().clone(), clock.clone()).await {
+            Ok(server) => {
+                self.server = Some(server);
+                self.hearing = Hearing::Since(clock.now());
+                if let Some(count) = repeats.is_over(SUBJECT) {
+                    info!("the HTTPS server is back, after {count} cycle(s)");
+                }
+            }
+            Err(problem) => {
+                self.hearing = Hearing::Deaf;
+                if repeats.is_news(SUBJECT, &problem.to_string()) {
+                    error!(
+                        "cannot start the HTTPS server: {problem}; machines cannot reach it and are not judged by their heartbeats, and the next cycle tries again"
+                    );
+                }
+            }
+        }
+    }
+
+    /// While the host was suspended no machine could write, and when the clock has jumped the age
+    /// of what they wrote means nothing: they get time to be heard again.
+    fn note_breaks(&mut self, now: Timestamp, interval: Seconds) {
+        let gap = now.since(self.last_tick);
+        let late = gap > interval + interval + LATE;
+        let from_the_future = matches!(self.hearing, Hearing::Since(since) if since > now);
+        if late || from_the_future {
+            self.hearing = Hearing::Since(now);
+            warn!(
+                "{} between two cycles: this host slept or its clock was set; heartbeats count anew from now",
+                if late {
+                    format!("{gap} s have passed")
+                } else {
+                    "the clock went back".to_owned()
+                }
+            );
+        }
+    }
+
+    pub(super) async fn stop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.stop(SERVER_GRACE).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::path::Path;
+
+    use super::*;
+    use crate::cli::demo::certificates::{Authority, Use, Validity};
+    use crate::decide::testing;
+    use crate::model::MachineState;
+    use crate::state::atomic;
+
+    const INTERVAL: Seconds = Seconds::new(60);
+
+    struct World {
+        dir: tempfile::TempDir,
+        store: Store,
+        clock: Clock,
+        repeats: Repeats,
+        server: HttpsServer,
+    }
+
+    fn config(dir: &Path, listen: Option<SocketAddr>) -> ServerConfig {
+        ServerConfig {
+            listen: listen.into_iter().collect(),
+            http_listen: Vec::new(),
+            cert: dir.join("cert.pem"),
+            key: dir.join("cert.pem"),
+            ca_path: dir.to_owned(),
+            admin_listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            joboutputs_max_bytes: 1000,
+            joboutputs_max_bytes_per_machine: 1000,
+        }
+    }
+
+    impl World {
+        /// A daemon without a server of its own.
+        async fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(&dir.path().join("state")).unwrap();
+            let clock = Clock::manual(Timestamp::from_unix(1_700_000_000));
+            let none = config(dir.path(), None);
+            Self {
+                server: HttpsServer::start(&none, &store, &clock).await.unwrap(),
+                repeats: Repeats::default(),
+                store,
+                clock,
+                dir,
+            }
+        }
+
+        async fn tick(&mut self, wanted: &ServerConfig, seconds_later: u64) -> Hearing {
+            self.clock
+                .set(self.clock.now() + Seconds::new(seconds_later));
+            let time = (&self.clock, INTERVAL);
+            let repeats = &mut self.repeats;
+            self.server.tend(wanted, &self.store, time, repeats).await;
+            self.server.hearing()
+        }
+
+        fn make_certificate(&self) {
+            let validity = Validity {
+                now: self.clock.now(),
+                life: Seconds::new(86400),
+            };
+            let authority = Authority::new(&[("CN", "factory")], validity).unwrap();
+            let host = authority.issue(&[("CN", "host")], &Use::Client, validity);
+            let pem = host.unwrap().to_pem().unwrap();
+            let path = self.dir.path().join("cert.pem");
+            atomic::write(self.dir.path(), &path, &pem, 0o600).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_start_hears_nobody_and_is_tried_again() {
+        let mut world = World::new().await;
+        let port = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let wanted = config(world.dir.path(), Some(port.local_addr().unwrap()));
+        assert_eq!(
+            world.tick(&wanted, 60).await,
+            Hearing::Deaf,
+            "no certificate"
+        );
+        world.make_certificate();
+        assert_eq!(world.tick(&wanted, 60).await, Hearing::Deaf, "no port");
+        drop(port);
+        let heard = world.tick(&wanted, 60).await;
+        assert_eq!(heard, Hearing::Since(world.clock.now()));
+        assert_eq!(world.tick(&wanted, 60).await, heard);
+        let none = config(world.dir.path(), None);
+        assert_eq!(world.tick(&none, 60).await, Hearing::Elsewhere);
+        assert_eq!(world.tick(&none, 60).await, Hearing::Elsewhere);
+    }
+
+    #[tokio::test]
+    async fn heartbeats_count_anew_after_a_suspend_and_a_step_of_the_clock() {
+        let mut world = World::new().await;
+        world.make_certificate();
+        let wanted = config(world.dir.path(), Some((Ipv4Addr::LOCALHOST, 0).into()));
+        let started = world.tick(&wanted, 60).await;
+        assert_eq!(world.tick(&wanted, 100).await, started, "a little late");
+        let resumed = world.tick(&wanted, 7200).await;
+        assert_eq!(resumed, Hearing::Since(world.clock.now()));
+        let back = Timestamp::from_unix(world.clock.now().unix() - 5000);
+        world.clock.set(back);
+        assert_eq!(world.tick(&wanted, 0).await, Hearing::Since(back));
+    }
+
+    #[test]
+    fn a_deaf_daemon_knows_nothing_of_heartbeats() {
+        let mut machine = testing::machine("vcycle-a-aaaaaaaaaa", MachineState::Running, 1000);
+        machine.heartbeat = Heartbeat::Missing;
+        let mut snapshot = testing::snapshot(vec![machine]);
+        Hearing::Since(Timestamp::from_unix(5)).apply(&mut snapshot);
+        assert_eq!(snapshot.machines[0].heartbeat, Heartbeat::Missing);
+        assert_eq!(snapshot.listening_since, Some(Timestamp::from_unix(5)));
+        Hearing::Deaf.apply(&mut snapshot);
+        assert_eq!(snapshot.machines[0].heartbeat, Heartbeat::Unknown);
+    }
+}

@@ -1,0 +1,492 @@
+//! The daemon: one driver, one task for each space, one HTTPS server.
+//!
+//! The driver reads the configuration at every tick and hands it to the spaces; each space runs
+//! its own passes in its own task, so that a slow or dead cloud delays no other. A tick that comes
+//! while a space is still in a pass is not queued: the next pass begins with the latest one.
+//!
+//! Invariants:
+//!
+//! 1. A configuration with an error is never used; the last good one stays.
+//! 2. A panic ends one pass of one space. The space starts again from its files.
+//! 3. After a stop is asked for, nothing new is begun, looking at clouds ends at once, and what
+//!    changes something and is under way may end for a few seconds. A process that is killed
+//!    instead loses nothing either.
+
+mod https;
+mod pass;
+mod space_task;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+pub use pass::observe_once;
+pub use status::{Board, ConfigStatus, SpaceStatus, Status};
+
+use crate::act::userdata::Templates;
+use crate::clock::Clock;
+use crate::cloud::CloudError;
+use crate::config::{self, Config, ServerConfig};
+use crate::model::{FactoryName, MachineFiles, Seconds, SpaceName};
+use crate::server::ServerError;
+use crate::state::{StateError, Store};
+use crate::telemetry::Repeats;
+use https::{Hearing, HttpsServer};
+
+/// How long work that is under way may take to end after a stop was asked for.
+const STOP_GRACE: Duration = Duration::from_secs(8);
+
+/// Everything that a daemon is started with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the configuration is.
+    pub sources: config::Sources,
+    /// Where the state is.
+    pub state_dir: PathBuf,
+    /// From the start of one cycle to the start of the next, in seconds of the clock.
+    pub interval: Seconds,
+    /// The factory's name.
+    pub factory: FactoryName,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Settings {
+    /// What options that are not given default to.
+    pub fn config_context(&self) -> config::Context {
+        config::Context {
+            hostname: self.factory.clone(),
+            state_dir: self.state_dir.clone(),
+        }
+    }
+}
+
+/// How a running daemon is told things from outside.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// Asks the daemon to end.
+    pub stop: CancellationToken,
+    /// Asks for a cycle now.
+    pub wake: Arc<Notify>,
+    asked: Arc<Notify>,
+    answered: Arc<Notify>,
+}
+
+impl Control {
+    /// Comes back when the driver has come round, which takes no time unless it is stuck: for a
+    /// watchdog. One caller at a time.
+    pub async fn is_alive(&self) {
+        self.asked.notify_one();
+        self.answered.notified().await;
+    }
+}
+
+/// Why a daemon did not start or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The first configuration is not usable; the problems say why.
+    #[error("the configuration has errors; not started")]
+    Config(Vec<config::Problem>),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The HTTPS server cannot be started.
+    #[error("cannot start the HTTPS server: {0}")]
+    Server(#[from] ServerError),
+    /// The TLS library cannot be set up for fetching templates.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] CloudError),
+}
+
+/// What the driver hands to every space at every tick.
+#[derive(Clone)]
+struct Tick {
+    config: Arc<Config>,
+    templates: Templates,
+    hearing: Hearing,
+}
+
+/// What stays the same for the life of the daemon.
+#[derive(Clone)]
+struct Common {
+    store: Arc<Store>,
+    factory: FactoryName,
+    clock: Clock,
+    board: Board,
+    stop: CancellationToken,
+    ticks: watch::Receiver<Tick>,
+}
+
+/// Runs until `control.stop`. `ready` is called once, when the configuration is loaded and the
+/// HTTPS server listens; `board` shows what happens.
+///
+/// # Errors
+/// When the daemon cannot start. Once it runs, trouble is reported and lived with.
+pub async fn run(
+    settings: Settings,
+    control: Control,
+    board: Board,
+    ready: impl FnOnce(),
+) -> Result<(), DaemonError> {
+    let loaded = load(&settings).await;
+    let Some(config) = loaded.config else {
+        return Err(DaemonError::Config(loaded.problems));
+    };
+    let mut repeats = Repeats::default();
+    repeats.is_news(WARNINGS, &in_lines(&loaded.problems));
+    for problem in &loaded.problems {
+        warn!("{problem}");
+    }
+    let store = Arc::new(Store::open(&settings.state_dir)?);
+    let machines = load_machines(&store, &config)?;
+    let templates = templates(&config.server)?;
+    let server = HttpsServer::start(&config.server, &store, &settings.clock).await?;
+    let config = Arc::new(config);
+    board.config_loaded(settings.clock.now());
+    let (sender, ticks) = watch::channel(Tick {
+        config: Arc::clone(&config),
+        templates,
+        hearing: server.hearing(),
+    });
+    let mut driver = Driver {
+        common: Common {
+            store,
+            factory: settings.factory.clone(),
+            clock: settings.clock.clone(),
+            board,
+            stop: control.stop.clone(),
+            ticks,
+        },
+        settings,
+        sender,
+        server,
+        machines,
+        tasks: JoinSet::new(),
+        running: HashMap::new(),
+        lost: BTreeSet::new(),
+        repeats,
+    };
+    driver.start_spaces();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        "running with {} space(s), state in {}",
+        config.spaces.len(),
+        driver.settings.state_dir.display()
+    );
+    ready();
+    driver.drive(&control).await;
+    driver.end().await;
+    Ok(())
+}
+
+/// What [`Repeats`] calls the errors and the warnings of the configuration.
+const ERRORS: &str = "configuration errors";
+const WARNINGS: &str = "configuration warnings";
+
+fn in_lines(problems: &[config::Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+/// Takes a good configuration over.
+fn take(config: Config, next: &mut Tick) {
+    if *next.config != config {
+        info!("using a changed configuration");
+    }
+    if next.config.server.ca_path != config.server.ca_path {
+        match templates(&config.server) {
+            Ok(made) => next.templates = made,
+            Err(problem) => error!("{problem}; going on with the CAs from before"),
+        }
+    }
+    next.config = Arc::new(config);
+}
+
+async fn load(settings: &Settings) -> config::Loaded {
+    let (sources, context) = (settings.sources.clone(), settings.config_context());
+    let loading = tokio::task::spawn_blocking(move || config::load(&sources, &context));
+    match loading.await {
+        Ok(loaded) => loaded,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// All machine directories, by space. Those of spaces that are not configured are kept too: the
+/// space may come back.
+fn load_machines(
+    store: &Store,
+    config: &Config,
+) -> Result<BTreeMap<SpaceName, Vec<MachineFiles>>, StateError> {
+    let loaded = store.load_machines()?;
+    for problem in &loaded.problems {
+        error!("{problem}");
+    }
+    let mut machines: BTreeMap<SpaceName, Vec<MachineFiles>> = BTreeMap::new();
+    for files in loaded.machines {
+        machines.entry(files.space.clone()).or_default().push(files);
+    }
+    for (space, orphans) in &machines {
+        if !config.spaces.contains_key(space) {
+            warn!(
+                %space,
+                "{} machine director(ies) of a space that is not configured: left alone, here and on the cloud",
+                orphans.len()
+            );
+        }
+    }
+    Ok(machines)
+}
+
+fn templates(server: &ServerConfig) -> Result<Templates, CloudError> {
+    let builder = crate::cloud::http::client_builder(&server.ca_path);
+    Templates::new(builder).map_err(|error| {
+        CloudError::new(
+            crate::cloud::CloudErrorKind::Rejected,
+            "setting up the client for user_data",
+            crate::telemetry::chain(&error),
+        )
+    })
+}
+
+struct Driver {
+    settings: Settings,
+    common: Common,
+    sender: watch::Sender<Tick>,
+    server: HttpsServer,
+    /// Directories of spaces that have no task now.
+    machines: BTreeMap<SpaceName, Vec<MachineFiles>>,
+    tasks: JoinSet<(SpaceName, Vec<MachineFiles>)>,
+    running: HashMap<tokio::task::Id, SpaceName>,
+    /// Spaces whose task has panicked: what was known of them is read from the files again.
+    lost: BTreeSet<SpaceName>,
+    repeats: Repeats,
+}
+
+impl Driver {
+    async fn drive(&mut self, control: &Control) {
+        let period = self.settings.clock.real(self.settings.interval);
+        let mut ticker = tokio::time::interval(period.max(Duration::from_millis(10)));
+        // A suspended host does not make up for the cycles that it missed.
+        ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticker.tick().await; // the spaces begin their first pass when they start
+        loop {
+            tokio::select! {
+                // The stop comes first: spaces end because of it, not because they have left the
+                // configuration.
+                biased;
+                () = control.stop.cancelled() => return,
+                () = control.asked.notified() => control.answered.notify_one(),
+                () = control.wake.notified() => {
+                    info!("asked for a cycle now");
+                    self.tick().await;
+                    ticker.reset();
+                }
+                _ = ticker.tick() => self.tick().await,
+                Some(ended) = self.tasks.join_next_with_id() => self.space_ended(ended),
+            }
+        }
+    }
+
+    /// Reads the configuration again and tells everybody, which is what starts the passes.
+    async fn tick(&mut self) {
+        let loaded = load(&self.settings).await;
+        let now = self.settings.clock.now();
+        let mut next = self.sender.borrow().clone();
+        let text = in_lines(&loaded.problems);
+        match loaded.config {
+            None => {
+                if self.repeats.is_news(ERRORS, &text) {
+                    for problem in &loaded.problems {
+                        error!("{problem}");
+                    }
+                    error!("the configuration has errors; going on with the last good one");
+                }
+                let problems = loaded.problems.iter().map(ToString::to_string).collect();
+                self.common.board.config_rejected(now, problems);
+            }
+            Some(config) => {
+                if self.repeats.is_over(ERRORS).is_some() {
+                    info!("the configuration is good again");
+                }
+                if self.repeats.is_news(WARNINGS, &text) {
+                    for problem in &loaded.problems {
+                        warn!("{problem}");
+                    }
+                }
+                self.common.board.config_loaded(now);
+                take(config, &mut next);
+            }
+        }
+        let time = (&self.settings.clock, self.settings.interval);
+        self.server
+            .tend(
+                &next.config.server,
+                &self.common.store,
+                time,
+                &mut self.repeats,
+            )
+            .await;
+        next.hearing = self.server.hearing();
+        // Once: a second word in one tick could start a second pass right after the first, and
+        // two scans in a row would say less than they are taken to say.
+        self.sender.send_replace(next);
+        self.start_spaces();
+    }
+
+    /// Starts a task for each configured space that has none.
+    fn start_spaces(&mut self) {
+        let config = Arc::clone(&self.sender.borrow().config);
+        for space in config.spaces.keys() {
+            if self.running.values().any(|running| running == space) {
+                continue;
+            }
+            let Some(files) = self.files_of(space) else {
+                continue;
+            };
+            let task = space_task::run(self.common.clone(), space.clone(), files);
+            let id = self.tasks.spawn(task).id();
+            self.running.insert(id, space.clone());
+        }
+    }
+
+    /// The directories that a new task of a space begins with. A space that was lost does not
+    /// begin without them: it would take its own machines for somebody else's.
+    fn files_of(&mut self, space: &SpaceName) -> Option<Vec<MachineFiles>> {
+        if !self.lost.contains(space) {
+            return Some(self.machines.remove(space).unwrap_or_default());
+        }
+        match self.common.store.load_machines() {
+            Ok(loaded) => {
+                self.lost.remove(space);
+                let all = loaded.machines.into_iter();
+                Some(all.filter(|files| files.space == *space).collect())
+            }
+            Err(problem) => {
+                error!(%space, "{problem}; the space stands still, and the next cycle tries again");
+                None
+            }
+        }
+    }
+
+    fn space_ended(
+        &mut self,
+        ended: Result<(tokio::task::Id, (SpaceName, Vec<MachineFiles>)), tokio::task::JoinError>,
+    ) {
+        match ended {
+            Ok((id, (space, files))) => {
+                self.running.remove(&id);
+                self.common.board.remove(&space);
+                if !files.is_empty() {
+                    warn!(
+                        %space,
+                        "the space has left the configuration: its {} machine(s) are left alone",
+                        files.len()
+                    );
+                }
+                self.machines.insert(space, files);
+            }
+            Err(failed) => {
+                let Some(space) = self.running.remove(&failed.id()) else {
+                    return;
+                };
+                error!(
+                    %space, error = %failed,
+                    "a pass ended in an internal error; starting again from the files with the next cycle"
+                );
+                self.lost.insert(space);
+            }
+        }
+    }
+
+    async fn end(mut self) {
+        info!("stopping");
+        let all = async {
+            while let Some(ended) = self.tasks.join_next_with_id().await {
+                if let Err(failed) = ended {
+                    warn!(error = %failed, "a space did not end well");
+                }
+            }
+        };
+        if tokio::time::timeout(STOP_GRACE, all).await.is_err() {
+            warn!(
+                "some requests to clouds did not end in time; the next start finds out what became of them"
+            );
+        }
+        self.server.stop().await;
+        info!("stopped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::state::atomic;
+
+    /// A daemon for one space whose cloud is at `address`.
+    fn settings(dir: &std::path::Path, address: &str) -> Settings {
+        let text = format!(
+            "[server]\nlisten = none\n\
+             [space example.org]\napi = openstack\nurl = http://{address}/v3\n\
+             cred_id = a\ncred_secret = b\nmax_machines = 1\n\
+             [machinetype example.org a]\nflavor_name = one\nroot_image = image:i\n\
+             user_data = /u\nbackoff_seconds = 1\nfizzle_seconds = 1\n"
+        );
+        let conf = dir.join("vcycle.conf");
+        atomic::write(dir, &conf, text.as_bytes(), 0o644).unwrap();
+        Settings {
+            sources: config::Sources {
+                conf,
+                dir: dir.join("vcycle.d"),
+            },
+            state_dir: dir.join("state"),
+            interval: Seconds::new(3600),
+            factory: FactoryName::new("factory.example.org").unwrap(),
+            clock: Clock::system(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watchdog_hears_of_the_driver_and_of_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path(), "127.0.0.1:1");
+        let control = Control::default();
+        assert_eq!(control.is_alive().now_or_never(), None);
+        let daemon = run(settings, control.clone(), Board::default(), || {});
+        let watchdog = async {
+            control.is_alive().await;
+            control.is_alive().await;
+            control.stop.cancel();
+        };
+        let both = async { tokio::join!(daemon, watchdog).0 };
+        let ended = tokio::time::timeout(Duration::from_secs(30), both).await;
+        ended.unwrap().unwrap();
+        assert_eq!(control.is_alive().now_or_never(), None);
+    }
+
+    #[tokio::test]
+    async fn a_cloud_that_hangs_while_it_is_looked_at_does_not_delay_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let control = Control::default();
+        let daemon = tokio::spawn(run(
+            settings(dir.path(), &address),
+            control.clone(),
+            Board::default(),
+            || {},
+        ));
+        let _connection = silent.accept().await.unwrap();
+        control.stop.cancel();
+        let ended = tokio::time::timeout(STOP_GRACE / 2, daemon).await;
+        ended.unwrap().unwrap().unwrap();
+    }
+}

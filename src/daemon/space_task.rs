@@ -1,0 +1,192 @@
+//! The task of one space: a pass at every tick, from the connection to the record.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tracing::{Instrument, debug, error, info};
+
+use super::pass::{Pass, PassError};
+use super::status::SpaceStatus;
+use super::{Common, Tick};
+use crate::cloud::{self, Cloud, CloudError};
+use crate::config::{Api, SpaceConfig};
+use crate::model::{History, MachineFiles, SpaceName};
+use crate::observe::Memory;
+use crate::record::Totals;
+use crate::rng::Seed;
+use crate::state::StateError;
+use crate::telemetry::Repeats;
+
+/// What [`Repeats`] calls what ends passes.
+const CLOUD: &str = "the cloud";
+const DISK: &str = "the state directory";
+
+/// Runs the passes of one space until the daemon stops or the space leaves the configuration.
+/// Gives its directories back.
+pub(super) async fn run(
+    common: Common,
+    space: SpaceName,
+    files: Vec<MachineFiles>,
+) -> (SpaceName, Vec<MachineFiles>) {
+    let mut ticks = common.ticks.clone();
+    let mut task = SpaceTask {
+        memory: Memory {
+            machines: files
+                .into_iter()
+                .map(|files| (files.name.clone(), files))
+                .collect(),
+            ..Memory::default()
+        },
+        common,
+        space,
+        connection: None,
+        repeats: Repeats::default(),
+        totals: Totals::default(),
+        status: SpaceStatus::default(),
+    };
+    loop {
+        let tick = ticks.borrow_and_update().clone();
+        let Some(config) = tick.config.spaces.get(&task.space).cloned() else {
+            break;
+        };
+        let seed = Seed::from_entropy();
+        let span = tracing::info_span!("pass", space = %task.space);
+        task.one_pass(&tick, Arc::new(config), seed)
+            .instrument(span)
+            .await;
+        tokio::select! {
+            () = task.common.stop.cancelled() => break,
+            changed = ticks.changed() => if changed.is_err() { break },
+        }
+    }
+    (task.space, task.memory.machines.into_values().collect())
+}
+
+struct SpaceTask {
+    common: Common,
+    space: SpaceName,
+    memory: Memory,
+    connection: Option<Connection>,
+    repeats: Repeats,
+    totals: Totals,
+    status: SpaceStatus,
+}
+
+/// A cloud and what it was connected with.
+struct Connection {
+    api: Api,
+    ca_path: PathBuf,
+    cloud: Arc<dyn Cloud>,
+}
+
+impl SpaceTask {
+    async fn one_pass(&mut self, tick: &Tick, config: Arc<SpaceConfig>, seed: Seed) {
+        let clock = &self.common.clock;
+        self.status.passes += 1;
+        self.status.began = clock.now();
+        let result = self.try_pass(tick, config, seed).await;
+        match result {
+            Ok(report) => {
+                self.status.error = None;
+                self.status.last_scan = self.memory.previous_scan;
+                self.status.report = report;
+                if let Some(count) = self.repeats.is_over(CLOUD) {
+                    info!("the cloud can be reached again, after {count} cycle(s)");
+                }
+                if let Some(count) = self.repeats.is_over(DISK) {
+                    info!("the state directory can be used again, after {count} cycle(s)");
+                }
+            }
+            Err(PassError::Stopping) => return,
+            Err(problem) => {
+                let text = problem.to_string();
+                let subject = match problem {
+                    PassError::State(_) => DISK,
+                    PassError::Cloud(_) | PassError::Stopping => CLOUD,
+                };
+                if self.repeats.is_news(subject, &problem.trouble()) {
+                    error!(
+                        "{text}; nothing is created or destroyed, and the next cycle tries again"
+                    );
+                } else {
+                    debug!("{text}; again nothing is created or destroyed");
+                }
+                self.status.error = Some(text);
+            }
+        }
+        self.status.totals = self.totals;
+        self.common.board.put(&self.space, self.status.clone());
+    }
+
+    async fn try_pass(
+        &mut self,
+        tick: &Tick,
+        config: Arc<SpaceConfig>,
+        seed: Seed,
+    ) -> Result<crate::decide::Report, PassError> {
+        self.remember_from_disk(&config)?;
+        let cloud = self.connect(tick, &config).await?;
+        let pass = Pass {
+            common: &self.common,
+            config,
+            cloud,
+            templates: tick.templates.clone(),
+            hearing: tick.hearing,
+            memory: &mut self.memory,
+            repeats: &mut self.repeats,
+            totals: &mut self.totals,
+        };
+        pass.run(seed).await
+    }
+
+    /// What the daemon's memory begins with: abort times and the time of the last scan. A
+    /// machinetype that is new in the configuration may have a history too.
+    fn remember_from_disk(&mut self, config: &SpaceConfig) -> Result<(), StateError> {
+        let store = &self.common.store;
+        if self.memory.previous_scan.is_none() {
+            self.memory.previous_scan = store.last_scan(&self.space)?;
+        }
+        for machinetype in config.machinetypes.keys() {
+            if !self.memory.history.contains_key(machinetype) {
+                let history = History {
+                    last_abort: store.last_abort_time(&self.space, machinetype)?,
+                    ..History::default()
+                };
+                self.memory.history.insert(machinetype.clone(), history);
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection, made anew when what it is made with has changed.
+    async fn connect(
+        &mut self,
+        tick: &Tick,
+        config: &SpaceConfig,
+    ) -> Result<Arc<dyn Cloud>, CloudError> {
+        let ca_path = &tick.config.server.ca_path;
+        if let Some(connection) = &self.connection
+            && connection.api == config.api
+            && connection.ca_path == *ca_path
+        {
+            return Ok(Arc::clone(&connection.cloud));
+        }
+        // An embedded cloud has to end before it can begin again.
+        self.connection = None;
+        let state_dir = self.common.store.layout().root();
+        let cloud = cloud::connect(
+            config,
+            ca_path,
+            state_dir,
+            &self.common.clock,
+            cloud::Use::Drive,
+        )
+        .await?;
+        self.connection = Some(Connection {
+            api: config.api.clone(),
+            ca_path: ca_path.clone(),
+            cloud: Arc::clone(&cloud),
+        });
+        Ok(cloud)
+    }
+}
