@@ -1,0 +1,114 @@
+//! The examples can be used as they are.
+
+use std::path::{Path, PathBuf};
+
+use vcycle::config::{Api, Config, Context, Sources, load};
+use vcycle::model::FactoryName;
+
+fn package(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+pub fn context() -> Context {
+    Context {
+        hostname: FactoryName::new("factory.example.org").unwrap(),
+        state_dir: "/var/lib/vcycle".into(),
+    }
+}
+
+/// Loads examples under the names that they are installed with.
+fn installed(conf: Option<&str>, dir: &[&str]) -> Config {
+    let root = tempfile::tempdir().unwrap();
+    let sources = Sources {
+        conf: root.path().join("vcycle.conf"),
+        dir: root.path().join("vcycle.d"),
+    };
+    std::fs::create_dir(&sources.dir).unwrap();
+    if let Some(conf) = conf {
+        std::fs::copy(package(conf), &sources.conf).unwrap();
+    }
+    for name in dir {
+        let example = package(&format!("vcycle.d/{name}.example"));
+        std::fs::copy(example, sources.dir.join(name)).unwrap();
+    }
+    let loaded = load(&sources, &context());
+    assert_eq!(loaded.problems, []);
+    loaded.config.unwrap()
+}
+
+/// The text with all its commented-out options put to use.
+fn uncommented(text: &str) -> String {
+    let option = |line: &str| {
+        let name = line.strip_prefix('#')?.split_once(" = ")?.0;
+        name.bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            .then(|| line[1..].to_owned())
+    };
+    let lines = text.lines();
+    let lines = lines.map(|line| option(line).unwrap_or_else(|| line.to_owned()));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_small_site() {
+    let config = installed(Some("conf/vcycle.conf.example"), &[]);
+    let (name, space) = config.spaces.first_key_value().unwrap();
+    assert_eq!(name.as_str(), "cloud.example.org");
+    assert!(matches!(space.api, Api::OpenStack(_)));
+    assert_eq!(space.machinetypes.len(), 1);
+}
+
+#[test]
+fn what_the_small_site_has_in_comments() {
+    let text = std::fs::read_to_string(package("conf/vcycle.conf.example")).unwrap();
+    let all = uncommented(&text);
+    assert!(all.contains("\nheartbeat_file = "), "{all}");
+    let root = tempfile::tempdir().unwrap();
+    let sources = Sources {
+        conf: root.path().join("vcycle.conf"),
+        dir: root.path().join("vcycle.d"),
+    };
+    std::fs::write(&sources.conf, all).unwrap();
+    assert_eq!(load(&sources, &context()).problems, []);
+}
+
+#[test]
+fn the_site_with_several_machinetypes() {
+    let dir = ["10-space.conf", "20-machinetypes.conf", "30-shares.conf"];
+    let config = installed(None, &dir);
+    let space = config.spaces.first_key_value().unwrap().1;
+    let shares: Vec<_> = space
+        .machinetypes
+        .values()
+        .map(|machinetype| machinetype.target_share.get())
+        .collect();
+    assert_eq!(shares, [3.0, 1.0]);
+}
+
+#[test]
+fn the_simulated_site() {
+    let config = installed(Some("conf/simulated.conf.example"), &[]);
+    let space = config.spaces.first_key_value().unwrap().1;
+    assert!(matches!(space.api, Api::Simulated(_)));
+}
+
+#[test]
+fn every_example_is_tested() {
+    let mut names = Vec::new();
+    for dir in ["conf", "vcycle.d"] {
+        for entry in std::fs::read_dir(package(dir)).unwrap() {
+            names.push(entry.unwrap().file_name().into_string().unwrap());
+        }
+    }
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "10-space.conf.example",
+            "20-machinetypes.conf.example",
+            "30-shares.conf.example",
+            "simulated.conf.example",
+            "vcycle.conf.example",
+        ]
+    );
+}

@@ -1,0 +1,15 @@
+//! The built binary as an admin runs it: real processes, files, sockets and signals.
+
+mod client;
+mod clouds;
+mod configuration;
+mod crashes;
+mod disk;
+mod factory;
+mod life;
+mod plan;
+mod removed;
+mod restart;
+mod secrets;
+mod serving;
+mod systemd;

@@ -1,0 +1,27 @@
+//! Tests that drive the built binary and the adapters over real sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "a test may end by panicking, its helper functions included"
+)]
+
+mod architecture;
+mod config_examples;
+mod config_files;
+mod config_manual;
+mod config_python;
+mod contract;
+mod daemon;
+mod demo;
+mod openstack_adapter;
+mod openstack_daemon;
+mod openstack_real;
+mod openstack_site;
+mod pki;
+mod router;
+mod scripted;
+mod server;
+mod simulated;
