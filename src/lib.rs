@@ -46,8 +46,8 @@
 //!    machine is written so that each step can be repeated ([`record`]).
 //! 4. Memory is a cache of the state directory. A daemon that is killed at any instruction goes
 //!    on from the files.
-//! 5. The [`server`] never sees a cloud and the clouds' adapters never see the state directory;
-//!    they meet in files.
+//! 5. The [`server`] never sees a cloud and the clouds' adapters never see a machine's directory;
+//!    they meet in files. (The embedded cloud keeps a file of its own below the state directory.)
 //! 6. A secret is a [`model::Secret`] from where it is read to where it is sent.
 //! 7. There is one writer for each thing: one daemon on a state directory, one task for a space,
 //!    and values that are handed over, not locks that are shared.

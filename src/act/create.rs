@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use futures_util::StreamExt;
 
 use super::userdata::{Context, UserDataError, read_file};
-use super::{Actor, CONCURRENCY, mjf};
+use super::{Actor, CONCURRENCY, directory, mjf};
 use crate::cloud::{CloudError, CloudErrorKind, CreateRequest};
 use crate::config::{Api, ImageSource, MachinetypeConfig};
 use crate::decide::Create;
@@ -256,23 +256,11 @@ fn new_machine(
     machinetype: &MachinetypeConfig,
     request: &CreateRequest,
 ) -> NewMachine {
-    let created = actor.clock.now();
-    let size = size(&request.flavor);
-    let (machinefeatures, jobfeatures) =
-        mjf::features(&actor.config, Some(machinetype), size, created);
+    let names = (&request.name, &machinetype.name);
+    let (size, created) = (size(&request.flavor), actor.clock.now());
     NewMachine {
-        name: request.name.clone(),
-        space: actor.config.name.clone(),
-        machinetype: machinetype.name.clone(),
-        manager: actor.factory.clone(),
-        created,
-        id: None,
-        https_x509dn: machinetype.x509dn.as_ref().map(ToString::to_string),
-        fizzle: Some(machinetype.fizzle),
-        accounting_fqan: machinetype.accounting_fqan.clone(),
         user_data: Some(request.user_data.clone()),
-        machinefeatures,
-        jobfeatures,
+        ..directory::contents(&actor.config, &actor.factory, names, size, created)
     }
 }
 

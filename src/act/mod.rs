@@ -13,6 +13,7 @@
 
 mod create;
 mod delete;
+pub mod directory;
 pub mod mjf;
 pub mod userdata;
 

@@ -13,7 +13,7 @@ use crate::cloud;
 use crate::config::{self, Config, SpaceConfig};
 use crate::daemon::{Settings, observe_once};
 use crate::decide::{self, Bookkeeping, Plan};
-use crate::model::{History, SpaceName, SpaceSnapshot, Timestamp};
+use crate::model::{SpaceName, SpaceSnapshot, Timestamp};
 use crate::observe::{Memory, Situation};
 use crate::rng::Seed;
 use crate::state::{Store, atomic};
@@ -171,25 +171,12 @@ fn remember(store: &Store, space: &SpaceConfig) -> Result<Memory, Failure> {
     for problem in &loaded.problems {
         eprintln!("vcycled: {problem}");
     }
-    let mut memory = Memory {
-        machines: loaded
-            .machines
-            .into_iter()
-            .filter(|files| files.space == space.name)
-            .map(|files| (files.name.clone(), files))
-            .collect(),
-        previous_scan: store.last_scan(&space.name).map_err(io)?,
-        ..Memory::default()
-    };
-    for machinetype in space.machinetypes.keys() {
-        let history = History {
-            last_abort: store
-                .last_abort_time(&space.name, machinetype)
-                .map_err(io)?,
-            ..History::default()
-        };
-        memory.history.insert(machinetype.clone(), history);
-    }
+    let of_space = loaded
+        .machines
+        .into_iter()
+        .filter(|files| files.space == space.name);
+    let mut memory = Memory::of(of_space);
+    memory.recall(store, space).map_err(io)?;
     Ok(memory)
 }
 

@@ -10,11 +10,10 @@ use super::status::SpaceStatus;
 use super::{Common, Tick};
 use crate::cloud::{self, Cloud, CloudError};
 use crate::config::{Api, SpaceConfig};
-use crate::model::{History, MachineFiles, SpaceName};
+use crate::model::{MachineFiles, SpaceName};
 use crate::observe::Memory;
 use crate::record::Totals;
 use crate::rng::Seed;
-use crate::state::StateError;
 use crate::telemetry::Repeats;
 
 /// What [`Repeats`] calls what ends passes.
@@ -30,13 +29,7 @@ pub(super) async fn run(
 ) -> (SpaceName, Vec<MachineFiles>) {
     let mut ticks = common.ticks.clone();
     let mut task = SpaceTask {
-        memory: Memory {
-            machines: files
-                .into_iter()
-                .map(|files| (files.name.clone(), files))
-                .collect(),
-            ..Memory::default()
-        },
+        memory: Memory::of(files),
         common,
         space,
         connection: None,
@@ -124,7 +117,7 @@ impl SpaceTask {
         config: Arc<SpaceConfig>,
         seed: Seed,
     ) -> Result<crate::decide::Report, PassError> {
-        self.remember_from_disk(&config)?;
+        self.memory.recall(&self.common.store, &config)?;
         let cloud = self.connect(tick, &config).await?;
         let pass = Pass {
             common: &self.common,
@@ -137,25 +130,6 @@ impl SpaceTask {
             totals: &mut self.totals,
         };
         pass.run(seed).await
-    }
-
-    /// What the daemon's memory begins with: abort times and the time of the last scan. A
-    /// machinetype that is new in the configuration may have a history too.
-    fn remember_from_disk(&mut self, config: &SpaceConfig) -> Result<(), StateError> {
-        let store = &self.common.store;
-        if self.memory.previous_scan.is_none() {
-            self.memory.previous_scan = store.last_scan(&self.space)?;
-        }
-        for machinetype in config.machinetypes.keys() {
-            if !self.memory.history.contains_key(machinetype) {
-                let history = History {
-                    last_abort: store.last_abort_time(&self.space, machinetype)?,
-                    ..History::default()
-                };
-                self.memory.history.insert(machinetype.clone(), history);
-            }
-        }
-        Ok(())
     }
 
     /// The connection, made anew when what it is made with has changed.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::SpaceConfig;
 use crate::model::{
     History, MachineFiles, MachineName, MachineState, MachinetypeName, SpaceSnapshot, Timestamp,
 };
+use crate::state::{StateError, Store};
 
 /// A cache of the space's directories, and counters that a restart may lose: all of them begin
 /// again on the careful side.
@@ -34,6 +36,38 @@ pub struct Volatile {
 }
 
 impl Memory {
+    /// The memory of a space that has these directories, and nothing else yet.
+    pub fn of(directories: impl IntoIterator<Item = MachineFiles>) -> Self {
+        Self {
+            machines: directories
+                .into_iter()
+                .map(|files| (files.name.clone(), files))
+                .collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds what is on disk beside the directories and not yet known: the time of the last scan,
+    /// and abort times, also of machinetypes that have come into the configuration since.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn recall(&mut self, store: &Store, config: &SpaceConfig) -> Result<(), StateError> {
+        if self.previous_scan.is_none() {
+            self.previous_scan = store.last_scan(&config.name)?;
+        }
+        for machinetype in config.machinetypes.keys() {
+            if !self.history.contains_key(machinetype) {
+                let history = History {
+                    last_abort: store.last_abort_time(&config.name, machinetype)?,
+                    ..History::default()
+                };
+                self.history.insert(machinetype.clone(), history);
+            }
+        }
+        Ok(())
+    }
+
     /// Takes over what a complete scan at `now` has shown, once decisions have been made from it
     /// and written down. Machines that have been forgotten meanwhile stay forgotten.
     pub fn note_scan(&mut self, snapshot: &SpaceSnapshot, now: Timestamp) {

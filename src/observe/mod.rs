@@ -17,7 +17,7 @@ pub use situation::{Situation, SituationError};
 
 use crate::config::SpaceConfig;
 use crate::model::{
-    CloudFacts, CloudMachine, FactoryName, Heartbeat, Machine, MachineFiles, MachineName,
+    CloudFacts, CloudId, CloudMachine, FactoryName, Heartbeat, Machine, MachineFiles, MachineName,
     MachineState, Processors, SpaceName, SpaceSnapshot,
 };
 use crate::state::{StateError, Store};
@@ -33,7 +33,7 @@ pub fn join(
     let by_id: BTreeMap<_, _> = memory
         .machines
         .values()
-        .filter_map(|files| files.id.as_ref().map(|id| (id.clone(), &files.name)))
+        .filter_map(|files| files.id.as_ref().map(|id| (id, &files.name)))
         .collect();
     let mut listed: BTreeMap<&MachineName, Vec<CloudMachine>> = BTreeMap::new();
     let mut snapshot = SpaceSnapshot {
@@ -93,7 +93,7 @@ fn owner<'a>(
     space: &SpaceName,
     factory: &FactoryName,
     vm: &CloudMachine,
-    by_id: &BTreeMap<crate::model::CloudId, &'a MachineName>,
+    by_id: &BTreeMap<&CloudId, &'a MachineName>,
     memory: &'a Memory,
 ) -> Owner<'a> {
     // The identifier comes first: whoever renamed our VM did not make it another's.

@@ -17,7 +17,7 @@ use std::collections::btree_map::Entry;
 use tracing::{debug, error, info, warn};
 
 use crate::account::{apel, spool};
-use crate::act::{CreateError, CreateOutcome, DeleteError, DeleteOutcome, mjf};
+use crate::act::{CreateError, CreateOutcome, DeleteError, DeleteOutcome, directory, mjf};
 use crate::cloud::{CloudErrorKind, Deletion};
 use crate::config::SpaceConfig;
 use crate::decide::{Bookkeeping, Delete, Finish, Plan};
@@ -196,22 +196,10 @@ impl Recorder<'_> {
             memory_mb: None,
             disk_gb: None,
         };
-        let (machinefeatures, jobfeatures) = mjf::features(self.config, configured, size, created);
+        let names = (machine, machinetype);
         let files = self.store.create_machine(&NewMachine {
-            name: machine.clone(),
-            space: self.config.name.clone(),
-            machinetype: machinetype.clone(),
-            manager: self.factory.clone(),
-            created,
             id: Some(listed.id.clone()),
-            https_x509dn: configured
-                .and_then(|configured| configured.x509dn.as_ref())
-                .map(ToString::to_string),
-            fizzle: configured.map(|configured| configured.fizzle),
-            accounting_fqan: configured.and_then(|configured| configured.accounting_fqan.clone()),
-            user_data: None,
-            machinefeatures,
-            jobfeatures,
+            ..directory::contents(self.config, self.factory, names, size, created)
         })?;
         self.memory.machines.insert(machine.clone(), files);
         warn!(
