@@ -63,7 +63,7 @@ type Outcome = (Vec<Carried>, Vec<Server>, BTreeMap<&'static str, u64>);
 
 fn outcome(seed: u64) -> Outcome {
     let mut client = client(seed, Faults::all(0.02));
-    let seen = work(&mut client, 5);
+    let seen = work(&mut client, 2);
     let history = client.cloud.history().to_vec();
     (seen, history, client.cloud.faults_done().clone())
 }
@@ -103,11 +103,11 @@ fn it_makes_no_difference_how_often_the_time_is_told() {
 fn every_kind_happens_some_time() {
     let mut client = client(
         1,
-        Faults::all(0.03)
+        Faults::all(0.02)
             .with_all(Strike::ALL, 0.3)
             .with_all(World::ALL, 0.3),
     );
-    work(&mut client, 72);
+    work(&mut client, 16);
     let done = client.cloud.faults_done();
     let kinds = Exchange::ALL.iter().map(|kind| Fault::from(*kind));
     let kinds = kinds
