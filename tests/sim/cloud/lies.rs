@@ -1,5 +1,6 @@
 //! Pages of the listing that are not what they should be.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rand::Rng;
@@ -10,6 +11,9 @@ use super::answer::Refusal;
 use super::call::{Call, parameter};
 use super::nova::Page;
 use super::{Ask, Cloud, Lie, Reply, Server};
+
+/// The servers at one time, by their position in the history.
+pub(super) type Snapshot = BTreeMap<usize, Arc<Server>>;
 
 impl Cloud {
     /// The answer to a listing, mostly the honest one.
@@ -41,7 +45,7 @@ impl Cloud {
                 .and_then(|page| self.distort(lie, page, now, &ask.url)),
         };
         let told = match told {
-            Ok(page) => self.page_reply(&page, &ask.url),
+            Ok(page) => self.page_reply(page, &ask.url),
             Err(refusal) => refusal.reply(call.service()),
         };
         if told == honest {
@@ -56,8 +60,8 @@ impl Cloud {
         let age = self.rng.random_range(self.setup.stale.clone());
         let then = now.saturating_sub(age);
         let old = self.snapshots.iter().rev().find(|(from, _)| *from <= then);
-        match old.map(|(_, servers)| Arc::clone(servers)) {
-            Some(servers) => self.page(servers.iter(), then, url),
+        match old {
+            Some((_, servers)) => self.page(servers.values().map(Arc::as_ref), then, url),
             None => self.page(self.servers(), now, url),
         }
     }
@@ -154,11 +158,10 @@ impl Cloud {
             self.snapshots.clear();
             return;
         }
-        let last = self.snapshots.back();
-        if last.is_some_and(|(_, last)| last.iter().eq(self.servers())) {
+        if !std::mem::take(&mut self.changed) && !self.snapshots.is_empty() {
             return;
         }
-        let current: Arc<Vec<Server>> = Arc::new(self.servers().cloned().collect());
+        let current = self.snapshot();
         match self.snapshots.back_mut() {
             Some((from, last)) if *from == now => *last = current,
             Some(_) | None => self.snapshots.push_back((now, current)),
@@ -171,5 +174,18 @@ impl Cloud {
         {
             self.snapshots.pop_front();
         }
+    }
+    /// The servers that there are, sharing with the last snapshot those that are as they were.
+    fn snapshot(&self) -> Snapshot {
+        let last = self.snapshots.back().map(|(_, last)| last);
+        let present = self.present.iter();
+        present
+            .filter_map(|at| Some((*at, self.all.get(*at)?)))
+            .map(|(at, server)| {
+                let known = last.and_then(|last| last.get(&at));
+                let same = known.filter(|known| ***known == *server).cloned();
+                (at, same.unwrap_or_else(|| Arc::new(server.clone())))
+            })
+            .collect()
     }
 }

@@ -51,7 +51,9 @@ impl Cloud {
             let Some(server) = self.all.get_mut(*at) else {
                 continue;
             };
-            while settle_once(server, now, offset) {}
+            while settle_once(server, now, offset) {
+                self.changed = true;
+            }
             if server.is_gone() {
                 gone.push(*at);
             }

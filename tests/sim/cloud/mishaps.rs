@@ -20,6 +20,7 @@ impl Cloud {
         if server.deleting.is_none() {
             become_phase(server, Phase::Shutoff, now, offset);
         }
+        self.changed = true;
         self.note(now);
         true
     }
@@ -82,6 +83,7 @@ impl Cloud {
         if let Some(at) = self.index.get(id) {
             self.present.remove(at);
         }
+        self.changed = true;
         self.note(now);
         self.counted(Strike::Vanishes, true)
     }
@@ -201,6 +203,7 @@ impl Cloud {
             .present_mut(id)
             .filter(|server| server.deleting.is_none());
         let done = server.is_some_and(|server| change(server, now));
+        self.changed |= done;
         self.note(now);
         done
     }

@@ -32,7 +32,6 @@ mod setup;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode};
@@ -103,7 +102,9 @@ pub struct Cloud {
     /// How far the cloud's life has been played.
     advanced_to: Option<u64>,
     /// The list of servers as it was from a time on, oldest first.
-    snapshots: VecDeque<(u64, Arc<Vec<Server>>)>,
+    snapshots: VecDeque<(u64, lies::Snapshot)>,
+    /// Whether the servers are other than in the last snapshot.
+    changed: bool,
 }
 
 impl Cloud {
@@ -127,6 +128,7 @@ impl Cloud {
             echo: false,
             advanced_to: None,
             snapshots: VecDeque::new(),
+            changed: true,
         }
     }
 
@@ -172,6 +174,11 @@ impl Cloud {
         self.all.get(*self.index.get(id)?)
     }
 
+    /// How many requests the client has given up that are still to be carried out.
+    pub fn late_requests(&self) -> usize {
+        self.late.len()
+    }
+
     /// Since when the VM runs, `None` when it does not (yet, or any more).
     pub fn running_since(&self, id: &str) -> Option<u64> {
         self.server(id)
@@ -196,6 +203,7 @@ impl Cloud {
         self.index.insert(server.id.clone(), at);
         self.present.insert(at);
         self.all.push(server);
+        self.changed = true;
     }
 
     fn count(&mut self, fault: impl Into<Fault>) {

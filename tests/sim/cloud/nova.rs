@@ -78,7 +78,7 @@ impl Cloud {
     /// `GET /servers/detail`.
     pub(super) fn list_servers(&self, now: u64, url: &Url) -> Result<Reply, Refusal> {
         let page = self.page(self.servers(), now, url)?;
-        Ok(self.page_reply(&page, url))
+        Ok(self.page_reply(page, url))
     }
 
     /// A page of these servers: newest first by the cloud's clock, from behind the marker.
@@ -123,9 +123,9 @@ impl Cloud {
         Ok(limit.parse().unwrap_or(usize::MAX).min(self.setup.page))
     }
 
-    pub(super) fn page_reply(&self, page: &Page, url: &Url) -> Reply {
+    pub(super) fn page_reply(&self, page: Page, url: &Url) -> Reply {
         let mut body = Map::new();
-        body.insert("servers".to_owned(), Value::Array(page.servers.clone()));
+        body.insert("servers".to_owned(), Value::Array(page.servers));
         if let Some(marker) = &page.next {
             // The page size that was asked for is repeated, not the one that was given.
             let size = parameter(url, "limit").map_or_else(String::new, |n| format!("limit={n}&"));
@@ -181,6 +181,7 @@ impl Cloud {
             }
             server.deleting = Some(deleting);
             server.told.updated = clock;
+            self.changed = true;
         }
         Ok(Reply::empty(StatusCode::NO_CONTENT))
     }

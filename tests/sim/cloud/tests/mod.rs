@@ -1,7 +1,11 @@
 //! Tests of the model itself: that it is a cloud, and that its faults are what they promise.
 
+mod chance;
+mod exchange;
+mod lies;
 mod life;
 mod login;
+mod mishaps;
 
 use http::{Method, StatusCode};
 use rand::SeedableRng;
