@@ -4,12 +4,16 @@
 //! [`Templates`] gets templates from files and servers, with limits on time and size.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 
+use crate::blocking;
 use crate::cloud::http::client_builder;
 use crate::config::machinetype::UserDataSource;
 use crate::config::{ImageSource, MachinetypeConfig, SpaceConfig};
@@ -281,7 +285,9 @@ pub(super) async fn read_file(option: &str, path: &Path) -> Result<String, UserD
         path: path.to_owned(),
         source,
     };
-    let bytes = tokio::time::timeout(FETCH_TIMEOUT, read_bytes(path))
+    let place = path.to_owned();
+    let reading = blocking::run(move || read_bytes(&place));
+    let bytes = tokio::time::timeout(FETCH_TIMEOUT, reading)
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
         .map_err(failed)?;
@@ -293,22 +299,17 @@ pub(super) async fn read_file(option: &str, path: &Path) -> Result<String, UserD
 }
 
 /// At most one byte more than is allowed.
-async fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
-    use tokio::io::AsyncReadExt;
-
+fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
     // Opening a named pipe must not wait for its writer.
-    let file = tokio::fs::File::options()
+    let file = File::options()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-        .open(path)
-        .await?;
-    if !file.metadata().await?.is_file() {
+        .open(path)?;
+    if !file.metadata()?.is_file() {
         return Err(std::io::Error::other("it is not a file"));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)
-        .await?;
+    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -17,7 +17,7 @@ mod pass;
 mod space_task;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,7 +136,6 @@ struct Common {
     network: Network,
     board: Board,
     stop: CancellationToken,
-    ticks: watch::Receiver<Tick>,
 }
 
 /// Runs until `control.stop`. `ready` is called once, when the configuration is loaded and the
@@ -165,11 +164,11 @@ pub async fn run(
     let server = HttpsServer::start(&config.server, &store, &settings.clock).await?;
     let config = Arc::new(config);
     board.config_loaded(settings.clock.now());
-    let (sender, ticks) = watch::channel(Tick {
+    let tick = Tick {
         config: Arc::clone(&config),
         templates: Templates::new(&config.server.ca_path),
         hearing: server.hearing(),
-    });
+    };
     let mut driver = Driver {
         common: Common {
             store,
@@ -179,14 +178,13 @@ pub async fn run(
             network: settings.host.network.clone(),
             board,
             stop: control.stop.clone(),
-            ticks,
         },
         settings,
-        sender,
+        tick,
         server,
         machines,
         tasks: JoinSet::new(),
-        running: HashMap::new(),
+        running: BTreeMap::new(),
         lost: BTreeSet::new(),
         repeats,
     };
@@ -254,15 +252,23 @@ fn load_machines(
     Ok(machines)
 }
 
+/// The task of a space.
+struct Running {
+    task: tokio::task::Id,
+    /// Tells it of ticks: each task has a channel of its own, so that they hear in order.
+    ticks: watch::Sender<Tick>,
+}
+
 struct Driver {
     settings: Settings,
     common: Common,
-    sender: watch::Sender<Tick>,
+    /// The latest.
+    tick: Tick,
     server: HttpsServer,
     /// Directories of spaces that have no task now.
     machines: BTreeMap<SpaceName, Vec<MachineFiles>>,
     tasks: JoinSet<(SpaceName, Vec<MachineFiles>)>,
-    running: HashMap<tokio::task::Id, SpaceName>,
+    running: BTreeMap<SpaceName, Running>,
     /// Spaces whose task has panicked: what was known of them is read from the files again.
     lost: BTreeSet<SpaceName>,
     repeats: Repeats,
@@ -297,7 +303,7 @@ impl Driver {
     async fn tick(&mut self) {
         let loaded = load(&self.settings).await;
         let now = self.settings.clock.now();
-        let mut next = self.sender.borrow().clone();
+        let mut next = self.tick.clone();
         let text = in_lines(&loaded.problems);
         match loaded.config {
             None => {
@@ -335,23 +341,27 @@ impl Driver {
         next.hearing = self.server.hearing();
         // Once: a second word in one tick could start a second pass right after the first, and
         // two scans in a row would say less than they are taken to say.
-        self.sender.send_replace(next);
+        for running in self.running.values() {
+            running.ticks.send_replace(next.clone());
+        }
+        self.tick = next;
         self.start_spaces();
     }
 
     /// Starts a task for each configured space that has none.
     fn start_spaces(&mut self) {
-        let config = Arc::clone(&self.sender.borrow().config);
+        let config = Arc::clone(&self.tick.config);
         for space in config.spaces.keys() {
-            if self.running.values().any(|running| running == space) {
+            if self.running.contains_key(space) {
                 continue;
             }
             let Some(files) = self.files_of(space) else {
                 continue;
             };
-            let task = space_task::run(self.common.clone(), space.clone(), files);
-            let id = self.tasks.spawn(task).id();
-            self.running.insert(id, space.clone());
+            let (ticks, receiver) = watch::channel(self.tick.clone());
+            let task = space_task::run(self.common.clone(), space.clone(), receiver, files);
+            let task = self.tasks.spawn(task).id();
+            self.running.insert(space.clone(), Running { task, ticks });
         }
     }
 
@@ -379,8 +389,8 @@ impl Driver {
         ended: Result<(tokio::task::Id, (SpaceName, Vec<MachineFiles>)), tokio::task::JoinError>,
     ) {
         match ended {
-            Ok((id, (space, files))) => {
-                self.running.remove(&id);
+            Ok((_, (space, files))) => {
+                self.running.remove(&space);
                 self.common.board.remove(&space);
                 if !files.is_empty() {
                     warn!(
@@ -392,9 +402,13 @@ impl Driver {
                 self.machines.insert(space, files);
             }
             Err(failed) => {
-                let Some(space) = self.running.remove(&failed.id()) else {
+                let is_it = |running: &Running| running.task == failed.id();
+                let mut spaces = self.running.iter();
+                let found = spaces.find(|(_, running)| is_it(running));
+                let Some(space) = found.map(|(space, _)| space.clone()) else {
                     return;
                 };
+                self.running.remove(&space);
                 error!(
                     %space, error = %failed,
                     "a pass ended in an internal error; starting again from the files with the next cycle"

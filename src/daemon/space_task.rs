@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tracing::{Instrument, debug, error, info};
 
 use super::pass::{Pass, PassError};
@@ -25,9 +26,9 @@ const DISK: &str = "the state directory";
 pub(super) async fn run(
     common: Common,
     space: SpaceName,
+    mut ticks: watch::Receiver<Tick>,
     files: Vec<MachineFiles>,
 ) -> (SpaceName, Vec<MachineFiles>) {
-    let mut ticks = common.ticks.clone();
     let mut task = SpaceTask {
         memory: Memory::of(files),
         common,

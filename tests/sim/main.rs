@@ -1,4 +1,5 @@
-//! Deterministic simulation: the daemon against a cloud in memory, on time that nobody waits for.
+//! Deterministic simulation: the whole daemon against clouds in memory, on time that nobody waits
+//! for. One number decides everything that happens; `tests/sim/README.md` says how to use it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,3 +10,16 @@
 )]
 
 mod cloud;
+mod disk;
+mod earth;
+mod factory;
+mod guests;
+mod ledger;
+mod plan;
+mod power;
+mod seeds;
+mod storm;
+mod transcript;
+mod verdict;
+mod wire;
+mod world;

@@ -179,6 +179,18 @@ impl Cloud {
         self.late.len()
     }
 
+    /// How many processors a flavor has; 0 when there is no such flavor.
+    pub fn processors_of(&self, flavor: &str) -> u32 {
+        self.flavor(flavor).map_or(0, |flavor| flavor.processors)
+    }
+
+    /// The most servers that it lets the project have.
+    pub fn quota(&self) -> Option<u32> {
+        self.setup
+            .max_instances
+            .and_then(|most| u32::try_from(most).ok())
+    }
+
     /// Since when the VM runs, `None` when it does not (yet, or any more).
     pub fn running_since(&self, id: &str) -> Option<u64> {
         self.server(id)

@@ -1,0 +1,323 @@
+//! A factory: its directory, its configuration, and the lives of its daemon.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{fs, mem};
+
+use rand_chacha::ChaCha8Rng;
+use tokio::task::JoinHandle;
+use vcycle::clock::Clock;
+use vcycle::cloud::http::Network;
+use vcycle::config::Sources;
+use vcycle::daemon::{self, Board, Control, DaemonError, Host, Settings};
+use vcycle::model::{FactoryName, Seconds};
+use vcycle::rng::{Seed, Seeds};
+use vcycle::server::{Limits as Quota, Router};
+use vcycle::state::{Layout, Store};
+
+use crate::disk::SimDisk;
+use crate::earth::Earth;
+use crate::plan::{Configuration, USER_DATA};
+use crate::power::Power;
+use crate::wire::{MayCreate, Sites, Wire};
+
+/// From one cycle to the next.
+pub const INTERVAL: u64 = 60;
+/// So long after a change of the configuration a pass can still be going on with the old one.
+const OLD_PASSES: u64 = 1500;
+
+/// What may be created, by what is on the disk.
+#[derive(Debug)]
+pub struct Rules {
+    state: PathBuf,
+    clock: Clock,
+    /// By space and machinetype: the shortest backoff that the configuration has said of late.
+    backoff: BTreeMap<(String, String), u64>,
+    /// The clock was set: until then (true time) its times mean nothing.
+    pub uncertain_until: u64,
+}
+
+impl Rules {
+    fn may_create(&self, space: &str, machinetype: &str, now: u64) -> Result<(), String> {
+        let path = self.state.join(format!(
+            "spaces/{space}/machinetypes/{machinetype}/last_abort_time"
+        ));
+        let Ok(text) = fs::read_to_string(path) else {
+            return Ok(());
+        };
+        let last: u64 = text
+            .parse()
+            .map_err(|_| format!("last_abort_time is {text:?}"))?;
+        let backoff = self
+            .backoff
+            .get(&(space.to_owned(), machinetype.to_owned()))
+            .copied()
+            .unwrap_or(0);
+        let clock = self.clock.now().unix();
+        if clock < last + backoff && now > self.uncertain_until {
+            return Err(format!(
+                "a {machinetype} is created in {space} at {clock}, in the backoff of {backoff} s after {last}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// One life of a daemon.
+struct Life {
+    power: Arc<Power>,
+    daemon: JoinHandle<Result<(), DaemonError>>,
+    control: Control,
+    board: Board,
+}
+
+/// A factory.
+pub struct Factory {
+    pub number: usize,
+    pub name: String,
+    pub state: PathBuf,
+    conf: PathBuf,
+    user_data: PathBuf,
+    pub disk: Arc<SimDisk>,
+    pub configuration: Configuration,
+    earth: Arc<Earth>,
+    pub rules: Arc<Mutex<Rules>>,
+    changed_at: u64,
+    life: Option<Life>,
+    /// The web server that the VMs write to: a process of its own.
+    web: Arc<Power>,
+    pub router: Router,
+    seed: u64,
+    pub lives: u64,
+}
+
+impl Factory {
+    pub fn new(
+        number: usize,
+        root: &Path,
+        earth: &Arc<Earth>,
+        configuration: Configuration,
+        seed: u64,
+    ) -> Self {
+        let name = format!("factory-{number}.example.org");
+        let state = root.join("state");
+        fs::create_dir_all(&state).unwrap();
+        let user_data = root.join("user_data");
+        fs::write(&user_data, USER_DATA).unwrap();
+        let disk = Arc::new(SimDisk::new(&state, Arc::clone(earth)));
+        let web = Arc::new(Power::default());
+        let rules = Rules {
+            state: state.clone(),
+            clock: earth.clock(),
+            backoff: BTreeMap::new(),
+            uncertain_until: 0,
+        };
+        let mut factory = Self {
+            number,
+            name,
+            conf: root.join("vcycle.conf"),
+            user_data,
+            router: router(&disk, &web, &state, earth),
+            state,
+            disk,
+            configuration,
+            earth: Arc::clone(earth),
+            rules: Arc::new(Mutex::new(rules)),
+            changed_at: 0,
+            life: None,
+            web,
+            seed,
+            lives: 0,
+        };
+        factory.write_configuration();
+        factory
+    }
+
+    fn rules(&self) -> std::sync::MutexGuard<'_, Rules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the configuration where the daemon reads it.
+    pub fn write_configuration(&mut self) {
+        fs::write(&self.conf, self.configuration.to_text(&self.user_data)).unwrap();
+        self.changed_at = self.earth.now();
+        let mut rules = self.rules();
+        for space in &self.configuration.spaces {
+            for kind in &space.kinds {
+                let place = (space.name.to_owned(), kind.name.to_owned());
+                let shortest = rules.backoff.entry(place).or_insert(kind.backoff);
+                *shortest = kind.backoff.min(*shortest);
+            }
+        }
+    }
+
+    /// Puts something there that is none.
+    pub fn break_configuration(&mut self, text: &str) {
+        fs::write(&self.conf, text).unwrap();
+    }
+
+    /// No pass goes on with an older configuration any more: only the present one counts.
+    pub fn forget_old_configurations(&mut self, sites: &Sites) {
+        if self.earth.now() < self.changed_at + OLD_PASSES {
+            return;
+        }
+        self.changed_at = u64::MAX - OLD_PASSES;
+        let mut rules = self.rules();
+        for space in &self.configuration.spaces {
+            for kind in &space.kinds {
+                let place = (space.name.to_owned(), kind.name.to_owned());
+                rules.backoff.insert(place, kind.backoff);
+            }
+        }
+        drop(rules);
+        let mut sites = sites.lock();
+        for (site, space) in sites.iter_mut().zip(&self.configuration.spaces) {
+            site.limits[self.number] = space.limits;
+        }
+    }
+
+    pub fn settings(&self, network: Network, power: &Arc<Power>) -> Settings {
+        Settings {
+            sources: Sources {
+                conf: self.conf.clone(),
+                dir: self.conf.with_extension("d"),
+            },
+            state_dir: self.state.clone(),
+            interval: Seconds::new(INTERVAL),
+            factory: FactoryName::new(&self.name).unwrap(),
+            clock: self.earth.clock(),
+            host: Host {
+                disk: self.disk.seen_by(power),
+                seeds: Seeds::replayed(Seed(self.seed ^ (self.lives << 32))),
+                network,
+            },
+        }
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.life.is_some()
+    }
+
+    /// Starts the daemon.
+    pub fn start(&mut self, sites: &Arc<Sites>) {
+        let power = Arc::new(Power::default());
+        let rules = Arc::clone(&self.rules);
+        let earth = Arc::clone(&self.earth);
+        let may_create: Arc<MayCreate> = Arc::new(move |_, space: &str, machinetype: &str| {
+            let rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
+            rules.may_create(space, machinetype, earth.now())
+        });
+        let wire = Wire {
+            sites: Arc::clone(sites),
+            factory: self.number,
+            power: Arc::clone(&power),
+            may_create,
+        };
+        for site in sites.lock().iter_mut() {
+            site.ledgers[self.number].new_life();
+        }
+        self.lives += 1;
+        let settings = self.settings(Network::Replaced(Arc::new(wire)), &power);
+        let (control, board) = (Control::default(), Board::default());
+        let daemon = tokio::spawn(daemon::run(settings, control.clone(), board.clone(), || {}));
+        self.life = Some(Life {
+            power,
+            daemon,
+            control,
+            board,
+        });
+    }
+
+    /// Lets the daemon die after so many effects more.
+    pub fn dies_after(&self, effects: u64) {
+        if let Some(life) = &self.life {
+            life.power.dies_after(effects);
+        }
+    }
+
+    /// Asks for a cycle now.
+    pub fn wake(&self) {
+        if let Some(life) = &self.life {
+            life.control.wake.notify_one();
+        }
+    }
+
+    pub fn has_died(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.power.is_dead())
+    }
+
+    /// Why the daemon has ended by itself, if it has.
+    pub async fn ended(&mut self) -> Option<String> {
+        if !self.life.as_ref()?.daemon.is_finished() {
+            return None;
+        }
+        let life = self.life.take()?;
+        Some(match life.daemon.await {
+            Ok(Ok(())) => "ended".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => format!("panicked: {error}"),
+        })
+    }
+
+    /// Ends the daemon as `kill -9` does.
+    pub async fn kill(&mut self) {
+        let Some(life) = self.life.take() else { return };
+        life.power.cut();
+        life.daemon.abort();
+        let _aborted = life.daemon.await;
+        // Its tasks end when the runtime comes to them.
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Asks the daemon to stop, and waits for it.
+    pub async fn stop(&mut self) {
+        let Some(life) = self.life.take() else { return };
+        life.control.stop.cancel();
+        let _stopped = life.daemon.await;
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The power of the host goes and comes back.
+    pub async fn lose_power(&mut self, rng: &mut ChaCha8Rng) {
+        self.kill().await;
+        mem::take(&mut self.web).cut();
+        self.disk.lose_power(rng);
+        self.router = router(&self.disk, &self.web, &self.state, &self.earth);
+    }
+
+    /// Starts another daemon on the same directory, which must be refused.
+    pub async fn start_another(&self) -> Result<(), String> {
+        let power = Arc::new(Power::default());
+        let settings = self.settings(Network::default(), &power);
+        let run = daemon::run(settings, Control::default(), Board::default(), || {});
+        match run.await {
+            Err(DaemonError::State(vcycle::state::StateError::Locked { .. })) => Ok(()),
+            Err(DaemonError::Config(_)) => Ok(()),
+            other => Err(format!("a second daemon on one directory: {other:?}")),
+        }
+    }
+
+    /// The directory, to look at.
+    pub fn store(&self) -> Store {
+        Store::open_to_read(Layout::new(&self.state))
+    }
+
+    /// What the daemon shows of itself.
+    pub fn status(&self) -> Option<vcycle::daemon::Status> {
+        self.life.as_ref().map(|life| life.board.now())
+    }
+}
+
+fn router(disk: &Arc<SimDisk>, web: &Arc<Power>, state: &Path, earth: &Earth) -> Router {
+    let quota = Quota {
+        file: 1_000_000,
+        machine: 10_000_000,
+    };
+    let layout = Layout::on(disk.seen_by(web), state);
+    Router::new(layout, earth.clock(), quota)
+}

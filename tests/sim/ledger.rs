@@ -1,0 +1,277 @@
+//! What one factory was told by one cloud and what it did there, and the rules for that.
+//!
+//! The rules know what is true (the model's servers) and what the factory could know (the answers
+//! that it got), and ask of it only what follows from the second.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::cloud::{Cloud, Maker, Server};
+
+/// How far a listing has come.
+#[derive(Clone, Debug, Default)]
+enum Listing {
+    /// None yet in this life, or none that was good.
+    #[default]
+    None,
+    Growing {
+        seen: BTreeMap<String, Seen>,
+        /// True time of the page that has no next one, when it has come.
+        ended: Option<u64>,
+    },
+    Complete,
+}
+
+/// A server as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    running: bool,
+}
+
+/// What a factory knows of one server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Knowledge {
+    /// True times of the first and the last complete listing that showed it running.
+    pub first_running: Option<u64>,
+    pub last_running: Option<u64>,
+    /// The first complete listing after its VM had ended.
+    pub told_end: Option<u64>,
+    /// Complete listings in a row that did not show it although it was there.
+    omitted: u32,
+    /// Two in a row did: it may take the server for gone.
+    pub written_off: bool,
+}
+
+/// What may be created at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub machines: Option<u32>,
+    pub processors: Option<u32>,
+}
+
+/// One factory's business with one cloud.
+#[derive(Debug)]
+pub struct Ledger {
+    pub factory: String,
+    pub space: String,
+    listing: Listing,
+    /// True time at which the last complete listing was answered.
+    pub last_listing: u64,
+    listed: BTreeSet<String>,
+    pub knowledge: BTreeMap<String, Knowledge>,
+    /// Names asked for, and whether that may have made a server.
+    asked_for: BTreeMap<String, bool>,
+    pub listings: u64,
+    pub creates: u64,
+    pub deletes: u64,
+}
+
+impl Ledger {
+    pub fn new(factory: &str, space: &str) -> Self {
+        Self {
+            factory: factory.to_owned(),
+            space: space.to_owned(),
+            listing: Listing::None,
+            last_listing: 0,
+            listed: BTreeSet::new(),
+            knowledge: BTreeMap::new(),
+            asked_for: BTreeMap::new(),
+            listings: 0,
+            creates: 0,
+            deletes: 0,
+        }
+    }
+
+    /// The daemon has begun again: it has no listing to act on.
+    pub fn new_life(&mut self) {
+        self.listing = Listing::None;
+    }
+
+    /// Whether a server carries the marks of this factory in this space.
+    pub fn owns(&self, server: &Server) -> bool {
+        let mark = |key: &str| server.metadata.get(key).map(String::as_str);
+        mark("manager") == Some(&self.factory) && mark("space") == Some(&self.space)
+    }
+
+    /// A page of the listing was asked for: the first one begins anew.
+    pub fn asks_for_page(&mut self, first: bool, cloud: &Cloud) {
+        if first {
+            self.settle(cloud);
+            self.listing = Listing::Growing {
+                seen: BTreeMap::new(),
+                ended: None,
+            };
+        }
+    }
+
+    /// Takes over a listing whose last page has come. There may be one more that was not linked.
+    pub fn settle(&mut self, cloud: &Cloud) {
+        if let Listing::Growing {
+            seen,
+            ended: Some(at),
+        } = &mut self.listing
+        {
+            let (seen, at) = (std::mem::take(seen), *at);
+            self.listing_is_complete(&seen, cloud, at);
+        }
+    }
+
+    /// A page of the listing came, or something else in its place.
+    pub fn gets_page(&mut self, page: Option<&Value>, now: u64) {
+        let Listing::Growing { seen, ended } = &mut self.listing else {
+            return;
+        };
+        let Some(servers) = page
+            .and_then(|page| page.get("servers"))
+            .and_then(Value::as_array)
+        else {
+            // Another try may follow, for this page.
+            return;
+        };
+        for server in servers {
+            let text = |key: &str| server.get(key).and_then(Value::as_str);
+            let Some(id) = text("id") else { continue };
+            let powered = server.get("OS-EXT-STS:power_state").and_then(Value::as_u64);
+            let deleting = text("OS-EXT-STS:task_state") == Some("deleting");
+            let running = text("status") == Some("ACTIVE") && powered == Some(1) && !deleting;
+            seen.insert(id.to_owned(), Seen { running });
+        }
+        if page.and_then(|page| page.get("servers_links")).is_none() {
+            *ended = Some(now);
+        }
+    }
+
+    fn listing_is_complete(&mut self, seen: &BTreeMap<String, Seen>, cloud: &Cloud, now: u64) {
+        self.listing = Listing::Complete;
+        self.last_listing = now;
+        self.listings += 1;
+        self.listed = seen.keys().cloned().collect();
+        for server in cloud.servers() {
+            let known = self.knowledge.entry(server.id.clone()).or_default();
+            match seen.get(&server.id) {
+                Some(seen) => {
+                    known.omitted = 0;
+                    if seen.running {
+                        known.first_running.get_or_insert(now);
+                        known.last_running = Some(now);
+                    }
+                }
+                None => {
+                    known.omitted += 1;
+                    known.written_off |= known.omitted >= 2;
+                }
+            }
+        }
+        for (id, known) in &mut self.knowledge {
+            let ended = cloud
+                .server(id)
+                .is_some_and(|server| server.ended.is_some());
+            if ended && known.told_end.is_none() && !seen.get(id).is_some_and(|seen| seen.running) {
+                known.told_end = Some(now);
+            }
+        }
+    }
+
+    fn acts_on_a_complete_listing(&self) -> bool {
+        matches!(self.listing, Listing::Complete)
+    }
+
+    /// A DELETE for this server is about to be carried out.
+    pub fn deletes(&mut self, id: &str, cloud: &Cloud) -> Result<(), String> {
+        self.deletes += 1;
+        self.settle(cloud);
+        if !self.acts_on_a_complete_listing() {
+            return Err(format!(
+                "{} deletes {id} without a complete listing",
+                self.factory
+            ));
+        }
+        let Some(server) = cloud.server(id) else {
+            return Err(format!("{} deletes {id}, which never was", self.factory));
+        };
+        // A namesake without any marks is taken for what it pretends to be.
+        let unmarked = server.metadata.get("manager").is_none()
+            && self.asked_for.contains_key(&server.first_name);
+        if !self.owns(server) && !unmarked {
+            return Err(format!(
+                "{} deletes {id} ({}), which is not its own: {:?}",
+                self.factory, server.name, server.metadata
+            ));
+        }
+        Ok(())
+    }
+
+    /// A POST for this name and flavor is about to be carried out.
+    pub fn creates(
+        &mut self,
+        name: &str,
+        flavor: &str,
+        limits: Limits,
+        cloud: &Cloud,
+    ) -> Result<(), String> {
+        self.creates += 1;
+        self.settle(cloud);
+        if !self.acts_on_a_complete_listing() {
+            return Err(format!(
+                "{} creates {name} without a complete listing",
+                self.factory
+            ));
+        }
+        if self.asked_for.get(name) == Some(&true) {
+            return Err(format!(
+                "{} asks for {name} again although it may exist",
+                self.factory
+            ));
+        }
+        let counted: Vec<&Server> = cloud
+            .servers()
+            .filter(|server| self.counts(server))
+            .collect();
+        let processors = |flavor: &str| cloud.processors_of(flavor);
+        let machines = u32::try_from(counted.len()).unwrap() + 1;
+        let cores = counted
+            .iter()
+            .map(|server| processors(&server.flavor))
+            .sum::<u32>()
+            + processors(flavor);
+        if limits.machines.is_some_and(|limit| machines > limit) {
+            return Err(format!(
+                "{} creates {name} as machine {machines} of {:?}",
+                self.factory, limits.machines
+            ));
+        }
+        if limits.processors.is_some_and(|limit| cores > limit) {
+            return Err(format!(
+                "{} creates {name} to have {cores} of {:?} processors",
+                self.factory, limits.processors
+            ));
+        }
+        self.asked_for.insert(name.to_owned(), true);
+        Ok(())
+    }
+
+    /// Whether the factory can know that a server is there: it made it, or it was listed.
+    fn counts(&self, server: &Server) -> bool {
+        let known = self.knowledge.get(&server.id).copied().unwrap_or_default();
+        let made_it = self.owns(server)
+            && matches!(server.maker, Maker::Request { .. })
+            && self.asked_for.contains_key(&server.first_name);
+        if self.listed.contains(&server.id) {
+            return true;
+        }
+        // Its own machine counts on, until it was missing twice; one that has ended and that it is
+        // rid of does not.
+        made_it && !known.written_off && !(server.ended.is_some() && known.omitted > 0)
+    }
+
+    /// The POST was answered so that nothing can have come of it.
+    pub fn was_refused(&mut self, name: &str) {
+        self.asked_for.insert(name.to_owned(), false);
+    }
+
+    /// Names that it has asked for.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.asked_for.keys()
+    }
+}

@@ -1,0 +1,112 @@
+//! Which seeds are run, and what is told of them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::world::{Outcome, simulate};
+
+/// Seeds of an ordinary run of the tests.
+const FEW: u64 = 200;
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is no number: {text}")),
+    )
+}
+
+/// Where the transcript of a failing seed is kept.
+fn keep(outcome: &Outcome) -> String {
+    let path = std::env::temp_dir().join(format!("vcycle-sim-{}.txt", outcome.seed));
+    std::fs::write(&path, outcome.transcript.join("\n")).unwrap();
+    path.display().to_string()
+}
+
+fn tell(outcome: &Outcome) -> String {
+    let what = outcome.violation.as_deref().unwrap_or("nothing");
+    format!(
+        "seed {}: {what}\n  replay: VCYCLE_SIM_SEED={} cargo test --test sim seeds -- --nocapture\n  transcript: {}",
+        outcome.seed,
+        outcome.seed,
+        keep(outcome)
+    )
+}
+
+/// Runs `count` seeds from `first` on, on all processors.
+fn run(first: u64, count: u64) -> (Vec<Outcome>, BTreeMap<String, u64>) {
+    let next = AtomicU64::new(first);
+    let failures = Mutex::new(Vec::new());
+    let tally: Mutex<BTreeMap<String, u64>> = Mutex::default();
+    let most = number("VCYCLE_SIM_FAILURES").unwrap_or(1);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::SeqCst);
+            let failed = failures
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .len();
+            if seed >= first + count || u64::try_from(failed).unwrap() >= most {
+                return;
+            }
+            let outcome = simulate(seed);
+            {
+                let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+                for (what, count) in &outcome.tally {
+                    *tally.entry(what.clone()).or_default() += count;
+                }
+            }
+            if outcome.violation.is_some() {
+                println!("{}", tell(&outcome));
+                let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+                failures.push(outcome);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let failures = failures
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    (
+        failures,
+        tally.into_inner().unwrap_or_else(PoisonError::into_inner),
+    )
+}
+
+#[test]
+fn seeds_run_clean() {
+    let one = number("VCYCLE_SIM_SEED");
+    let first = one.or(number("VCYCLE_SIM_FIRST")).unwrap_or(0);
+    let count = match one {
+        Some(_) => 1,
+        None => number("VCYCLE_SIM_SEEDS").unwrap_or(FEW),
+    };
+    let began = std::time::Instant::now();
+    let (failures, tally) = run(first, count);
+    for (what, count) in &tally {
+        println!("{count:>12}  {what}");
+    }
+    println!(
+        "{count} seed(s) from {first} in {:.1} s",
+        began.elapsed().as_secs_f64()
+    );
+    assert!(failures.is_empty(), "{} seed(s) failed", failures.len());
+}
+
+#[test]
+fn a_seed_is_the_same_each_time() {
+    let seed = number("VCYCLE_SIM_SEED").unwrap_or(7);
+    let [first, second] = [simulate(seed), simulate(seed)];
+    for (line, (one, other)) in first.transcript.iter().zip(&second.transcript).enumerate() {
+        if one != other {
+            let before = first.transcript[line.saturating_sub(20)..line].join("\n");
+            panic!("line {line}:\n{before}\n- {one}\n+ {other}");
+        }
+    }
+    assert_eq!(first.transcript.len(), second.transcript.len());
+}

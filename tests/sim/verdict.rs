@@ -1,0 +1,493 @@
+//! What must hold: while it goes on, and when it is over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use vcycle::model::{MachineFiles, MachinetypeName, SpaceName};
+use vcycle::state::{Published, SHUTDOWN_MESSAGE};
+
+use crate::cloud::{Cloud, Maker, Server};
+use crate::ledger::Ledger;
+use crate::plan::Space;
+use crate::world::World;
+
+/// How long a VM with our marks may be without a directory: the adoption time, and two cycles to
+/// see it.
+const UNKNOWN: u64 = 600 + 120;
+/// The last part of the calm, in which the spaces have to be as configured.
+const SETTLED: u64 = 3600;
+/// How long two VMs of one name may both be there, and a directory may lag behind its VM.
+const SETTLING: u64 = 1800;
+/// Times of the daemon are whole seconds of its own clock.
+const ROUNDING: u64 = 2;
+
+/// How many machines there were of each kind, over time: by space and machinetype.
+#[derive(Debug, Default)]
+pub struct Counts {
+    looks: u64,
+    kinds: BTreeMap<(usize, String), u64>,
+    most: BTreeMap<usize, u32>,
+}
+
+/// One accounting record.
+#[derive(Clone, Debug)]
+struct Record {
+    file: String,
+    job: String,
+    start: u64,
+    end: u64,
+}
+
+impl World {
+    /// The clocks of the hosts have been set at `now`.
+    pub fn clocks_were_set(&mut self, now: u64) {
+        self.set_clocks.push(now);
+        for factory in &self.factories {
+            let mut rules = factory.rules.lock().unwrap();
+            rules.uncertain_until = now + 1500;
+        }
+    }
+
+    /// Servers of others go, so that the space has the room that it is configured to have; and
+    /// the clouds' clocks are right.
+    pub fn clear_away_others(&mut self) {
+        let now = self.now();
+        let names: BTreeSet<String> = self.directories(0).into_keys().collect();
+        for site in self.sites.lock().iter_mut() {
+            let ours = &site.ledgers[0];
+            let others: Vec<String> = site
+                .cloud
+                .servers()
+                .filter(|server| !ours.owns(server) && !names.contains(&server.name))
+                .map(|server| server.id.clone())
+                .collect();
+            for id in others {
+                site.cloud.vanish(&id, now);
+            }
+            let off = i64::try_from(now).unwrap() - site.cloud.clock(now);
+            if off != 0 {
+                site.cloud.step_clock(off);
+            }
+        }
+    }
+
+    /// Every file of the state directory can be read.
+    pub fn check_files(&self, at: usize) -> Result<(), String> {
+        let factory = &self.factories[at];
+        let store = factory.store();
+        let loaded = store.load_machines().map_err(|error| error.to_string())?;
+        if let Some(problem) = loaded.problems.first() {
+            return Err(format!("factory {at}: {problem}"));
+        }
+        for space in &factory.configuration.spaces {
+            let name = SpaceName::new(space.name).unwrap();
+            store.last_scan(&name).map_err(|error| error.to_string())?;
+            for kind in &space.kinds {
+                let kind = MachinetypeName::new(kind.name).unwrap();
+                let read = store.last_abort_time(&name, &kind);
+                read.map_err(|error| error.to_string())?;
+            }
+        }
+        records(&factory.state.join("apel-archive"))?;
+        records(&factory.state.join("apel-outgoing"))?;
+        Ok(())
+    }
+
+    fn directories(&self, at: usize) -> BTreeMap<String, MachineFiles> {
+        let loaded = self.factories[at].store().load_machines().unwrap();
+        let machines = loaded.machines.into_iter();
+        machines
+            .map(|files| (files.name.to_string(), files))
+            .collect()
+    }
+
+    /// What has to hold at every moment of the calm.
+    pub fn watch_the_calm(&mut self) -> Result<(), String> {
+        let now = self.now();
+        let calm_since = self.calm_since.unwrap_or(now);
+        if now < calm_since + UNKNOWN {
+            return Ok(());
+        }
+        if now % 60 < crate::world::STEP {
+            self.nobody_is_unknown(now, calm_since)?;
+        }
+        if now + SETTLED >= calm_since + crate::world::CALM {
+            self.count();
+        }
+        Ok(())
+    }
+
+    fn nobody_is_unknown(&self, now: u64, calm_since: u64) -> Result<(), String> {
+        let machines = self.factories[0].state.join("machines");
+        for site in self.sites.lock().iter() {
+            let ours = &site.ledgers[0];
+            for server in site.cloud.servers().filter(|server| ours.owns(server)) {
+                let known = machines.join(&server.first_name).exists()
+                    || machines.join(&server.name).exists();
+                let since = server.created.max(calm_since);
+                if !known && now > since + UNKNOWN {
+                    return Err(format!(
+                        "{} ({}) has been unknown to its factory for {} s",
+                        server.name,
+                        server.id,
+                        now - since
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self) {
+        self.counts.looks += 1;
+        for (at, site) in self.sites.lock().iter().enumerate() {
+            let ours: Vec<&Server> = site
+                .cloud
+                .servers()
+                .filter(|server| site.ledgers[0].owns(server))
+                .collect();
+            for server in &ours {
+                let kind = server.metadata.get("machinetype").cloned();
+                let weight = u64::from(unit(
+                    &self.factories[0].configuration.spaces[at],
+                    &site.cloud,
+                    server,
+                ));
+                let place = (at, kind.unwrap_or_default());
+                *self.counts.kinds.entry(place).or_default() += weight;
+            }
+            let weights = ours.iter().map(|server| {
+                unit(
+                    &self.factories[0].configuration.spaces[at],
+                    &site.cloud,
+                    server,
+                )
+            });
+            let most = self.counts.most.entry(at).or_default();
+            *most = (*most).max(weights.sum());
+        }
+    }
+
+    /// The end of it all.
+    pub async fn judge(&mut self) -> Result<(), String> {
+        self.check_files(0)?;
+        self.spaces_are_full()?;
+        self.directories_match()?;
+        self.machines_are_accounted_for(0)?;
+        self.factories[0].stop().await;
+        if self.factories[1].lives > 0 {
+            self.machines_are_accounted_for(1)?;
+        }
+        for factory in &self.factories {
+            if let Some(difference) = factory.disk.difference() {
+                return Err(format!("the disk was written to unseen: {difference}"));
+            }
+        }
+        let left = std::fs::read_dir(self.factories[0].state.join("tmp"));
+        let left = left.unwrap().count();
+        if left > 0 {
+            return Err(format!("{left} temporary file(s) are left"));
+        }
+        Ok(())
+    }
+
+    /// The target shares are reached, up to one machine, and nothing is left free.
+    fn spaces_are_full(&self) -> Result<(), String> {
+        for (at, site) in self.sites.lock().iter().enumerate() {
+            let space = &self.factories[0].configuration.spaces[at];
+            let sizes = space.kinds.iter().map(|kind| size(space, kind.flavor));
+            let smallest = sizes.min().unwrap_or(1);
+            let quota = site.cloud.quota().unwrap_or(u32::MAX);
+            let limit = match (space.limits.machines, space.limits.processors) {
+                (Some(machines), _) => machines.min(quota),
+                (None, Some(processors)) => processors,
+                (None, None) => quota,
+            };
+            let quota_binds = space.limits.processors.is_some() && quota < limit;
+            let most = self.counts.most.get(&at).copied().unwrap_or(0);
+            if !quota_binds && most + smallest <= limit {
+                return Err(format!(
+                    "{} has at most {most} of {limit} in the last hour",
+                    space.name
+                ));
+            }
+            if quota_binds {
+                continue;
+            }
+            let shares: f64 = space.kinds.iter().map(|kind| kind.share).sum();
+            let mean = |kind: &str| {
+                let sum = self.counts.kinds.get(&(at, kind.to_owned())).copied();
+                sum.unwrap_or(0) as f64 / self.counts.looks as f64
+            };
+            let total: f64 = space.kinds.iter().map(|kind| mean(kind.name)).sum();
+            for kind in &space.kinds {
+                let ideal = total * kind.share / shares;
+                let largest = space
+                    .kinds
+                    .iter()
+                    .map(|kind| size(space, kind.flavor))
+                    .max();
+                let slack = f64::from(largest.unwrap_or(1)) * 1.5 + ideal * 0.2;
+                if (mean(kind.name) - ideal).abs() > slack {
+                    return Err(format!(
+                        "{} {} has {:.2} on average in the last hour, and its share is {ideal:.2}",
+                        space.name,
+                        kind.name,
+                        mean(kind.name)
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// VMs and directories belong together, one to one.
+    fn directories_match(&self) -> Result<(), String> {
+        let now = self.now();
+        let directories = self.directories(0);
+        for site in self.sites.lock().iter() {
+            let ours = &site.ledgers[0];
+            let mut names = BTreeSet::new();
+            for server in site.cloud.servers().filter(|server| ours.owns(server)) {
+                if server.created + SETTLING > now {
+                    continue;
+                }
+                if !server.is_being_deleted() && !names.insert(&server.name) {
+                    return Err(format!("two VMs have the name {}", server.name));
+                }
+            }
+            for files in directories.values() {
+                if files.space.as_str() != ours.space || files.finished.is_some() {
+                    continue;
+                }
+                let name = files.name.as_str();
+                let there = site
+                    .cloud
+                    .servers()
+                    .any(|server| server.first_name == name || server.name == name);
+                let gone = site
+                    .cloud
+                    .history()
+                    .iter()
+                    .filter(|server| server.first_name == name);
+                let gone_at = gone.filter_map(|server| server.gone_at).max();
+                let late = gone_at.unwrap_or(files.created.unix()) + SETTLING < now;
+                if !there && late {
+                    return Err(format!("the end of {name} was never written down"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Exactly one record for each machine that ran for fizzle_seconds, with its times; none for
+    /// the others; and each abort has been noted.
+    fn machines_are_accounted_for(&self, at: usize) -> Result<(), String> {
+        let factory = &self.factories[at];
+        let archived = records(&factory.state.join("apel-archive"))?;
+        let outgoing = records(&factory.state.join("apel-outgoing"))?;
+        let directories = self.directories(at);
+        let sites = self.sites.lock();
+        let mut jobs = BTreeMap::new();
+        for record in &archived {
+            if let Some(first) = jobs.insert(&record.job, &record.file) {
+                return Err(format!(
+                    "{first} and {} account for {}",
+                    record.file, record.job
+                ));
+            }
+        }
+        for record in &outgoing {
+            if !jobs.contains_key(&record.job) {
+                return Err(format!("{} is sent and not archived", record.file));
+            }
+        }
+        let mut seen = 0;
+        for (number, site) in sites.iter().enumerate() {
+            let space = &factory.configuration.spaces[number];
+            let ledger = &site.ledgers[at];
+            for name in ledger.names() {
+                let servers: Vec<&Server> = site
+                    .cloud
+                    .history()
+                    .iter()
+                    .filter(|server| server.first_name == *name && ledger.owns(server))
+                    .collect();
+                let of_it = archived.iter().filter(|record| {
+                    record.job == *name || servers.iter().any(|server| server.id == record.job)
+                });
+                let of_it: Vec<&Record> = of_it.collect();
+                seen += of_it.len();
+                if of_it.len() > 1 {
+                    return Err(format!("{name} has {} records", of_it.len()));
+                }
+                let [server] = servers.as_slice() else {
+                    continue;
+                };
+                let files = directories.get(name.as_str());
+                self.one_machine(space, ledger, server, files, of_it.first().copied())
+                    .map_err(|what| format!("{name} ({}): {what}", server.id))?;
+            }
+        }
+        if seen != archived.len() {
+            return Err(format!(
+                "{} of {} records are of no machine of ours",
+                archived.len() - seen,
+                archived.len()
+            ));
+        }
+        self.messages_are_kept(at, &directories)
+    }
+
+    fn one_machine(
+        &self,
+        space: &Space,
+        ledger: &Ledger,
+        server: &Server,
+        files: Option<&MachineFiles>,
+        record: Option<&Record>,
+    ) -> Result<(), String> {
+        if !matches!(server.maker, Maker::Request { .. }) {
+            return Ok(());
+        }
+        let known = ledger
+            .knowledge
+            .get(&server.id)
+            .copied()
+            .unwrap_or_default();
+        let kind = server.metadata.get("machinetype");
+        let kind = kind.and_then(|kind| space.kinds.iter().find(|k| k.name == kind));
+        let Some(kind) = kind else { return Ok(()) };
+        let lasted = server.created.saturating_sub(60)..=known.told_end.unwrap_or(self.now());
+        let set = self.set_clocks.iter().any(|at| lasted.contains(at));
+        let Some(record) = record else {
+            let seen = match (known.first_running, known.last_running) {
+                (Some(first), Some(last)) => last - first,
+                _ => 0,
+            };
+            let finished = files.is_none_or(|files| files.finished.is_some());
+            if finished && !set && !known.written_off && seen > kind.fizzle + ROUNDING {
+                return Err(format!("was seen running for {seen} s and has no record"));
+            }
+            return Ok(());
+        };
+        if server.running_since.is_none() {
+            return Err("never ran and has a record".to_owned());
+        }
+        if record.end - record.start < kind.fizzle {
+            return Err(format!(
+                "has a record of {} s, and fizzle_seconds is {}",
+                record.end - record.start,
+                kind.fizzle
+            ));
+        }
+        if set || known.written_off {
+            return Ok(());
+        }
+        let (Some(first), Some(last)) = (known.first_running, known.last_running) else {
+            return Ok(());
+        };
+        let starts = server.created.saturating_sub(ROUNDING)..=first + 90 + ROUNDING;
+        if !starts.contains(&record.start) {
+            return Err(format!(
+                "starts at {} in its record, in truth at {:?}, seen first at {first}",
+                record.start, server.running_since
+            ));
+        }
+        let ends = last.saturating_sub(ROUNDING)..=known.told_end.unwrap_or(self.now()) + 90;
+        if !ends.contains(&record.end) {
+            return Err(format!(
+                "ends at {} in its record, in truth at {:?}, seen running last at {last}, ended at {:?}",
+                record.end, server.ended, known.told_end
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a VM has said and was told to have been heard is there, and what follows from it.
+    fn messages_are_kept(
+        &self,
+        at: usize,
+        directories: &BTreeMap<String, MachineFiles>,
+    ) -> Result<(), String> {
+        let store = self.factories[at].store();
+        let accepted = self.guests.iter().flat_map(|guests| &guests.accepted);
+        for (machine, said) in accepted {
+            let Some(files) = directories.get(machine) else {
+                continue;
+            };
+            let path = store
+                .layout()
+                .published(&files.name, Published::Joboutputs)
+                .join(SHUTDOWN_MESSAGE);
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            if text != **said {
+                return Err(format!("{machine} said {said:?}, and {text:?} is on file"));
+            }
+            let aborts = said.starts_with(['3', '4', '5', '6']);
+            let last = store.last_abort_time(&files.space, &files.machinetype);
+            if let (true, Some(stopped), Some(_)) = (aborts, files.stopped, files.finished)
+                && last.ok().flatten() < Some(stopped)
+            {
+                return Err(format!(
+                    "{machine} aborted with {said:?}, and that was not noted"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a machine counts for in the unit of the space's limit.
+fn unit(space: &Space, cloud: &Cloud, server: &Server) -> u32 {
+    if space.limits.machines.is_some() {
+        1
+    } else {
+        cloud.processors_of(&server.flavor)
+    }
+}
+
+fn size(space: &Space, flavor: &str) -> u32 {
+    match (space.limits.machines, flavor) {
+        (None, "large") => 4,
+        _ => 1,
+    }
+}
+
+/// All records below a directory.
+fn records(directory: &Path) -> Result<Vec<Record>, String> {
+    let mut found = Vec::new();
+    let Ok(days) = std::fs::read_dir(directory) else {
+        return Ok(found);
+    };
+    for day in days {
+        for file in std::fs::read_dir(day.unwrap().path()).unwrap() {
+            let path = file.unwrap().path();
+            let file = path.display().to_string();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let value = |key: &str| {
+                let lines = text.lines().filter_map(|line| line.split_once(": "));
+                lines
+                    .filter(|(name, _)| *name == key)
+                    .map(|(_, value)| value.to_owned())
+                    .next()
+            };
+            let number = |key: &str| value(key).and_then(|text| text.parse().ok());
+            let (Some(job), Some(start), Some(end)) =
+                (value("LocalJobId"), number("StartTime"), number("EndTime"))
+            else {
+                return Err(format!("{file} is no record: {text:?}"));
+            };
+            if !text.ends_with("%%\n") {
+                return Err(format!("{file} is cut off: {text:?}"));
+            }
+            found.push(Record {
+                file,
+                job,
+                start,
+                end,
+            });
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,296 @@
+//! One simulation, from its seed to its verdict.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::cloud::{Cloud, Faults};
+use crate::earth::{BEGINNING, Earth};
+use crate::factory::Factory;
+use crate::guests::{Guests, Manners, Wish};
+use crate::ledger::{Ledger, Limits};
+use crate::plan::{Configuration, PASSWORD, SECRET_OPTION, draw_setup};
+use crate::storm::Storm;
+use crate::transcript::Transcript;
+use crate::verdict::Counts;
+use crate::wire::{Site, Sites};
+
+/// The world is looked at, and its VMs act, once in so many seconds.
+pub const STEP: u64 = 5;
+/// How long things go wrong, in seconds.
+pub const STORM: u64 = 2 * 3600;
+/// How long everything is well afterwards, so that the space has to come to its targets: longer
+/// than a machine that is stuck in BUILD or in deletion, or a pause after failures, can last.
+pub const CALM: u64 = 4 * 3600;
+
+/// The result of one simulation.
+#[derive(Debug)]
+pub struct Outcome {
+    pub seed: u64,
+    pub violation: Option<String>,
+    pub transcript: Vec<String>,
+    pub tally: BTreeMap<String, u64>,
+}
+
+/// Everything that there is.
+pub struct World {
+    pub rng: ChaCha8Rng,
+    pub earth: Arc<Earth>,
+    pub transcript: Transcript,
+    pub sites: Arc<Sites>,
+    pub factories: Vec<Factory>,
+    pub guests: Vec<Guests>,
+    pub manners: Vec<Manners>,
+    pub tally: BTreeMap<String, u64>,
+    pub counts: Counts,
+    /// Since when nothing goes wrong any more.
+    pub calm_since: Option<u64>,
+    /// When the hosts' clocks were set: true times.
+    pub set_clocks: Vec<u64>,
+}
+
+/// Runs the simulation of one seed.
+pub fn simulate(seed: u64) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let root = Root::new();
+    runtime.block_on(async {
+        let mut world = World::new(seed, &root.0);
+        let subscriber = tracing_subscriber::registry().with(world.transcript.clone());
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let violation = world.run().await.err();
+        Outcome {
+            seed,
+            violation,
+            transcript: world.transcript.lines(),
+            tally: world.tally(),
+        }
+    })
+}
+
+/// A directory that goes away again: in memory, where that can be had.
+struct Root(PathBuf);
+
+impl Root {
+    fn new() -> Self {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let memory = PathBuf::from("/dev/shm");
+        let parent = if memory.is_dir() {
+            memory
+        } else {
+            std::env::temp_dir()
+        };
+        let number = COUNTER.fetch_add(1, Ordering::SeqCst);
+        let path = parent.join(format!("vcycle-sim-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        let _kept_when_that_fails = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl World {
+    fn new(seed: u64, root: &std::path::Path) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let earth = Arc::new(Earth::new());
+        let transcript = Transcript::new(Arc::clone(&earth), root);
+        for secret in [PASSWORD, SECRET_OPTION, "user-data-of-the-simulation"] {
+            transcript.must_not_show(secret);
+        }
+        let bases = ["http://cloud-one", "http://cloud-two"].map(str::to_owned);
+        let factories: Vec<Factory> = (0..2)
+            .map(|number| {
+                let root = root.join(number.to_string());
+                std::fs::create_dir(&root).unwrap();
+                let configuration = Configuration::draw(&mut rng, &bases);
+                Factory::new(number, &root, &earth, configuration, rng.random())
+            })
+            .collect();
+        let sites = bases.iter().enumerate().map(|(at, base)| {
+            let spaces = factories
+                .iter()
+                .map(|factory| &factory.configuration.spaces[at]);
+            let limits: Vec<Limits> = spaces.clone().map(|space| space.limits).collect();
+            let ledgers = factories.iter().zip(spaces);
+            let ledgers = ledgers.map(|(factory, space)| Ledger::new(&factory.name, space.name));
+            let setup = draw_setup(&mut rng);
+            let generator = ChaCha8Rng::seed_from_u64(rng.random());
+            Site {
+                base: base.clone(),
+                cloud: Cloud::new(base, generator, setup),
+                ledgers: ledgers.collect(),
+                limits,
+            }
+        });
+        let sites = sites.collect();
+        Self {
+            sites: Arc::new(Sites::new(Arc::clone(&earth), transcript.clone(), sites)),
+            rng,
+            earth,
+            transcript,
+            factories,
+            guests: vec![Guests::default(), Guests::default()],
+            manners: vec![Manners::GOOD, Manners::GOOD],
+            tally: BTreeMap::new(),
+            counts: Counts::default(),
+            calm_since: None,
+            set_clocks: Vec::new(),
+        }
+    }
+
+    pub fn now(&self) -> u64 {
+        self.earth.now()
+    }
+
+    pub fn tick(&mut self, what: &str) {
+        *self.tally.entry(what.to_owned()).or_default() += 1;
+    }
+
+    async fn run(&mut self) -> Result<(), String> {
+        self.factories[0].start(&self.sites);
+        let mut storm = Storm::new(self);
+        while self.now() < BEGINNING + STORM {
+            storm.blow(self).await?;
+            self.step().await?;
+        }
+        storm.abate(self).await?;
+        self.calm_since = Some(self.now());
+        let end = self.now() + CALM;
+        while self.now() < end {
+            self.step().await?;
+            self.watch_the_calm()?;
+        }
+        self.judge().await
+    }
+
+    /// A few seconds pass.
+    async fn step(&mut self) -> Result<(), String> {
+        tokio::time::sleep(Duration::from_secs(STEP)).await;
+        let now = self.now();
+        for site in self.sites.lock().iter_mut() {
+            site.cloud.advance(now);
+            let cloud = &site.cloud;
+            for ledger in &mut site.ledgers {
+                ledger.settle(cloud);
+            }
+        }
+        self.let_vms_live().await;
+        for factory in &mut self.factories {
+            factory.forget_old_configurations(&self.sites);
+        }
+        self.look_after_daemons().await?;
+        if let Some(violation) = self.sites.violation() {
+            return Err(violation);
+        }
+        match self.transcript.offence() {
+            Some(offence) => Err(offence),
+            None => Ok(()),
+        }
+    }
+
+    async fn let_vms_live(&mut self) {
+        let now = self.now();
+        for at in 0..self.guests.len() {
+            let alive: Vec<(String, String, String)> = {
+                let sites = self.sites.lock();
+                let servers = sites[at].cloud.servers().filter(|server| server.is_alive());
+                servers
+                    .filter_map(|server| {
+                        let manager = server.metadata.get("manager")?;
+                        Some((
+                            server.id.clone(),
+                            server.first_name.clone(),
+                            manager.clone(),
+                        ))
+                    })
+                    .collect()
+            };
+            for (id, machine, manager) in alive {
+                let Some(factory) = self.factories.iter().find(|f| f.name == manager) else {
+                    continue;
+                };
+                let names = (id.as_str(), machine.as_str());
+                let wish = self.guests[at]
+                    .live(names, &factory.router, self.manners[at], now, &mut self.rng)
+                    .await;
+                if wish == Wish::ShutOff {
+                    self.sites.lock()[at].cloud.shut_off(&id, now);
+                }
+            }
+        }
+    }
+
+    /// A daemon that has died is started again after a while; one that did not start, too.
+    async fn look_after_daemons(&mut self) -> Result<(), String> {
+        for at in 0..self.factories.len() {
+            if self.factories[at].has_died() {
+                self.tick("killed between two effects");
+                self.factories[at].kill().await;
+                self.transcript.say(format!("*** factory {at} is dead"));
+                continue;
+            }
+            if let Some(why) = self.factories[at].ended().await {
+                self.transcript
+                    .say(format!("*** daemon {at} did not go on: {why}"));
+                if why.contains("panicked") {
+                    return Err(why);
+                }
+                self.tick("did not start");
+            }
+        }
+        Ok(())
+    }
+
+    fn tally(&self) -> BTreeMap<String, u64> {
+        let mut tally = self.tally.clone();
+        let mut add = |what: String, count: u64| *tally.entry(what).or_default() += count;
+        for site in self.sites.lock().iter() {
+            for (what, count) in site.cloud.faults_done() {
+                add(format!("cloud: {what}"), *count);
+            }
+            for ledger in &site.ledgers {
+                add("= listings".to_owned(), ledger.listings);
+                add("= creations asked for".to_owned(), ledger.creates);
+                add("= deletions asked for".to_owned(), ledger.deletes);
+            }
+            let ours = site.cloud.history().iter();
+            let ran = ours.filter(|server| server.running_since.is_some());
+            add(
+                "= machines that ran".to_owned(),
+                u64::try_from(ran.count()).unwrap(),
+            );
+        }
+        for factory in &self.factories {
+            for (what, count) in factory.disk.refused() {
+                add(format!("disk: {what}"), count);
+            }
+            add("= lives of daemons".to_owned(), factory.lives);
+        }
+        for guests in &self.guests {
+            add("= heartbeats".to_owned(), guests.heartbeats);
+            let accepted = u64::try_from(guests.accepted.len()).unwrap();
+            add("= shutdown messages".to_owned(), accepted);
+        }
+        tally
+    }
+
+    /// All clouds are well from now on.
+    pub fn clear_cloud_faults(&self) {
+        for site in self.sites.lock().iter_mut() {
+            site.cloud.set_faults(Faults::none());
+        }
+    }
+}
