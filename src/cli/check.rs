@@ -30,7 +30,7 @@ pub fn run(
 ) -> io::Result<bool> {
     let loaded = load(sources, context);
     for problem in &loaded.problems {
-        writeln!(err, "{problem}")?;
+        writeln!(err, "{problem:#}")?;
     }
     let verdict = verdict(loaded.config.as_ref(), &loaded.problems);
     match format {

@@ -73,7 +73,7 @@ async fn look(settings: &Settings, options: &PlanOptions) -> Result<(), Failure>
     let loaded = config::load(&settings.sources, &settings.config_context());
     let Some(config) = &loaded.config else {
         for problem in &loaded.problems {
-            eprintln!("{problem}");
+            eprintln!("{problem:#}");
         }
         return Err(Failure::new(Exit::Config, "the configuration has errors"));
     };
@@ -260,6 +260,7 @@ fn about(action: &Bookkeeping) -> String {
         Bookkeeping::Identify { id, .. } => format!("is {id} on the cloud"),
         Bookkeeping::Start { at, .. } => format!("runs since {}", at.to_rfc3339()),
         Bookkeeping::Miss { .. } => "is not listed".to_owned(),
+        Bookkeeping::Return { .. } => "is listed again".to_owned(),
         Bookkeeping::Shutdowntime { at, .. } => format!("be down by {}", at.to_rfc3339()),
         Bookkeeping::Finish(finish) => format!(
             "ended at {}: {}{}",

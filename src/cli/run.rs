@@ -59,7 +59,7 @@ fn failure(error: DaemonError) -> Failure {
     let exit = match &error {
         DaemonError::Config(problems) => {
             for problem in problems {
-                eprintln!("{problem}");
+                eprintln!("{problem:#}");
             }
             Exit::Config
         }

@@ -112,7 +112,8 @@ impl Problem {
 }
 
 impl fmt::Display for Problem {
-    /// `FILE:LINE: [SECTION] WHAT`, with the advice, if any, on a line of its own.
+    /// `FILE:LINE: [SECTION] WHAT (ADVICE)` on one line, as a log wants it; with `{:#}` the advice
+    /// is on a line of its own.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
             write!(f, "{}:", file.display())?;
@@ -129,7 +130,11 @@ impl fmt::Display for Problem {
         }
         f.write_str(&self.what)?;
         if let Some(help) = &self.help {
-            write!(f, "\n  help: {help}")?;
+            if f.alternate() {
+                write!(f, "\n  help: {help}")?;
+            } else {
+                write!(f, " ({help})")?;
+            }
         }
         Ok(())
     }
@@ -169,9 +174,14 @@ mod tests {
             .in_section("machinetype example.org atlas")
             .with_help(Some("write 86400".to_owned()));
         assert_eq!(
-            problem.to_string(),
+            format!("{problem:#}"),
             "/etc/vcycle.d/20-atlas.conf:14: [machinetype example.org atlas] \
              max_wallclock_seconds = \"24h\": expected whole seconds\n  help: write 86400"
+        );
+        assert_eq!(
+            problem.to_string(),
+            "/etc/vcycle.d/20-atlas.conf:14: [machinetype example.org atlas] \
+             max_wallclock_seconds = \"24h\": expected whole seconds (write 86400)"
         );
         let warning = Problem::warning("is empty").in_file(Path::new("/a"));
         assert_eq!(warning.to_string(), "/a: warning: is empty");

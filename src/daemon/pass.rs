@@ -111,10 +111,12 @@ impl Pass<'_> {
         let failed = self
             .write_down(std::mem::take(&mut plan.bookkeeping), now)
             .await;
-        // Only now: a crash before this point must leave the time of the scan before, which is
-        // what the end of a machine is dated by.
-        common.store.set_last_scan(&self.config.name, now)?;
         self.memory.note_scan(&snapshot, now);
+        // Only now, and only when all that the scan has shown is on disk: after a crash the end of
+        // a machine is dated by this time, and a scan that has seen it ended must not move it.
+        if failed.is_empty() {
+            common.store.set_last_scan(&self.config.name, now)?;
+        }
         self.carry_out(plan, &failed).await
     }
 

@@ -327,7 +327,7 @@ fn new_kind<'a>(
             if finish.abort {
                 history.last_abort = history.last_abort.max(Some(finish.stopped));
             }
-            if finish.started.is_none() {
+            if finish.never_ran() {
                 history.note_failure(view.now);
             }
         }

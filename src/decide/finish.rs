@@ -66,6 +66,10 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
                     zone: listed.zone.clone(),
                 });
             }
+            if state == MachineState::Running && files.updated.is_some() && files.stopped.is_none()
+            {
+                actions.push(Bookkeeping::Return { machine: name() });
+            }
             // A machine that is destroyed in this pass is not promised any grace.
             if matches!(state, MachineState::Starting | MachineState::Running)
                 && terminate::reason(view, machine, listed, state).is_none()
@@ -170,22 +174,19 @@ fn finish(
     })
 }
 
-/// Whether a machine ended in a way that says "no work here" (SPEC 5). One that never started is
-/// the cloud's trouble, not the experiment's.
+/// Whether a machine ended in a way that says "no work here" (SPEC 5). One that never ran is the
+/// cloud's trouble, not the experiment's.
 fn is_abort(
     code: Option<u16>,
     ran: Option<Seconds>,
     fizzle: Seconds,
     ended: Option<Ended>,
 ) -> bool {
-    let Some(ran) = ran else {
-        return false;
-    };
-    ended == Some(Ended::Heartbeat)
-        || match code {
-            Some(code) => (300..700).contains(&code),
-            None => ran < fizzle,
-        }
+    // A message is word from inside: whoever left one has run, whether we saw that or not.
+    let spoke = code.is_some_and(|code| (300..700).contains(&code));
+    let heartbeat = ended == Some(Ended::Heartbeat) && ran.is_some();
+    let fizzled = code.is_none() && ran.is_some_and(|ran| ran < fizzle);
+    spoke || heartbeat || fizzled
 }
 
 /// Whether the directory of a machine that is over has been kept for cleanup_hours.

@@ -59,6 +59,11 @@ pub enum Bookkeeping {
         /// When it was last known to run.
         last_running: Timestamp,
     },
+    /// It is listed again, and runs: what was kept when it had vanished is out of date.
+    Return {
+        /// Which machine.
+        machine: MachineName,
+    },
     /// The moment that it is told to be down by moves earlier.
     Shutdowntime {
         /// Which machine.
@@ -83,6 +88,7 @@ impl Bookkeeping {
             | Self::Identify { machine, .. }
             | Self::Start { machine, .. }
             | Self::Miss { machine, .. }
+            | Self::Return { machine }
             | Self::Shutdowntime { machine, .. }
             | Self::Forget { machine } => machine,
             Self::Finish(finish) => &finish.machine,
@@ -97,7 +103,7 @@ pub struct Finish {
     pub machine: MachineName,
     /// Its machinetype.
     pub machinetype: MachinetypeName,
-    /// When it began to run; `None` when it never did.
+    /// When it began to run; `None` when nobody saw it run.
     pub started: Option<Timestamp>,
     /// When it ended.
     pub stopped: Timestamp,
@@ -109,6 +115,14 @@ pub struct Finish {
     pub account: bool,
     /// How it ended, for people.
     pub how: String,
+}
+
+impl Finish {
+    /// Whether it never ran, which is the cloud's trouble: nobody saw it run, and it left no word
+    /// of its own.
+    pub const fn never_ran(&self) -> bool {
+        self.started.is_none() && !self.abort
+    }
 }
 
 /// A machine to destroy.

@@ -157,6 +157,12 @@ impl Recorder<'_> {
                 }
                 Ok(())
             }
+            Bookkeeping::Return { machine } => {
+                self.store.remove_time(machine, TimeFile::Updated)?;
+                self.files(machine, |files| files.updated = None);
+                info!(%machine, "listed by the cloud again");
+                Ok(())
+            }
             Bookkeeping::Shutdowntime { machine, at } => {
                 self.store.set_shutdowntime(machine, *at)?;
                 self.files(machine, |files| files.shutdowntime = Some(*at));
@@ -308,6 +314,11 @@ impl Recorder<'_> {
                     if recorded { "accounted for" } else { "too short to account for" },
                 );
             }
+            None if !finish.never_ran() => {
+                self.totals.ended += 1;
+                self.totals.aborts += 1;
+                info!(%machine, "ended before it was seen running: {}; an abort", finish.how);
+            }
             None => {
                 self.totals.failed += 1;
                 self.memory.note_failure(&finish.machinetype, now);
@@ -443,6 +454,7 @@ pub fn hold_back(plan: &mut Plan, unread: &[Unread]) {
         | Bookkeeping::Identify { .. }
         | Bookkeeping::Start { .. }
         | Bookkeeping::Miss { .. }
+        | Bookkeeping::Return { .. }
         | Bookkeeping::Shutdowntime { .. }
         | Bookkeeping::Forget { .. } => true,
     });

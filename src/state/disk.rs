@@ -237,6 +237,19 @@ impl Disk {
         directory.sync_all()
     }
 
+    /// Removes a file, and syncs the directory it was in. One that is not there is no error.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.will(Effect::RemoveFile(path))?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        }
+        self.sync_dir(directory_of(path))
+    }
+
     /// Removes a directory and all below it so that nobody sees it half removed: it is first
     /// renamed into `tmp`. A directory that is not there is no error.
     ///

@@ -6,8 +6,8 @@ use std::io;
 use std::path::Path;
 
 use super::{
-    Disk, IoContext, Layout, Published, SHUTDOWN_MESSAGE, StateError, Store, TimeFile, disk,
-    read_small, read_time, read_value,
+    Disk, IoContext, Published, SHUTDOWN_MESSAGE, StateError, Store, TimeFile, disk, read_small,
+    read_time, read_value,
 };
 use crate::model::{
     CloudId, Ended, FactoryName, Hs06, MachineFiles, MachineName, MachinetypeName, Processors,
@@ -74,7 +74,7 @@ impl Store {
             else {
                 continue;
             };
-            match load_machine(&self.layout, name) {
+            match load_directory(self.layout.disk(), &self.layout.machine(&name), name) {
                 Ok(machine) => loaded.machines.push(machine),
                 Err(problem) => loaded.problems.push(problem),
             }
@@ -97,18 +97,22 @@ impl Store {
         let made = fill_machine(disk, &growing, new)
             .context("create", &place)
             .and_then(|()| {
+                load_directory(disk, &growing, new.name.clone()).map_err(|error| error.at(&place))
+            })
+            .and_then(|files| {
                 // rename(2) onto a directory succeeds when that is empty: look first. Nobody
                 // else makes machine directories, so nothing can come in between.
                 if place.exists() {
                     return Err(io::Error::from(io::ErrorKind::AlreadyExists))
                         .context("create", &place);
                 }
-                disk.rename(&growing, &place).context("create", &place)
+                disk.rename(&growing, &place).context("create", &place)?;
+                Ok(files)
             });
         if made.is_err() {
             disk.discard(&growing);
         }
-        made.and_then(|()| load_machine(&self.layout, new.name.clone()))
+        made
     }
 
     /// Writes one of the time files.
@@ -123,6 +127,18 @@ impl Store {
     ) -> Result<(), StateError> {
         let path = self.layout.machine(name).join(which.file_name());
         self.write(&path, time.to_string().as_bytes(), disk::PUBLIC)
+    }
+
+    /// Removes one of the time files. One that is not there is no error.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn remove_time(&self, name: &MachineName, which: TimeFile) -> Result<(), StateError> {
+        let path = self.layout.machine(name).join(which.file_name());
+        self.layout
+            .disk()
+            .remove_file(&path)
+            .context("remove", &path)
     }
 
     /// Writes the cloud's identifier: `uuid`, and `job_id` for the VM itself.
@@ -298,10 +314,9 @@ fn fill_machine(disk: &Disk, dir: &Path, new: &NewMachine) -> io::Result<()> {
     disk.sync_dir(dir)
 }
 
-/// Reads one machine's directory. What later versions or site scripts add is not looked at.
-fn load_machine(layout: &Layout, name: MachineName) -> Result<MachineFiles, StateError> {
-    let disk = layout.disk();
-    let dir = layout.machine(&name);
+/// Reads the directory `dir` of a machine. What later versions or site scripts add is not looked
+/// at.
+fn load_directory(disk: &Disk, dir: &Path, name: MachineName) -> Result<MachineFiles, StateError> {
     let features = dir.join(Published::Machinefeatures.dir_name());
     let job = dir.join(Published::Jobfeatures.dir_name());
     let time = |which: TimeFile| read_time(disk, &dir.join(which.file_name()));

@@ -53,6 +53,20 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// The same about another path.
+    fn at(self, path: &Path) -> Self {
+        let path = path.to_owned();
+        match self {
+            Self::Io { action, source, .. } => Self::Io {
+                action,
+                path,
+                source,
+            },
+            Self::Locked { .. } => Self::Locked { path },
+            Self::Damaged { what, .. } => Self::Damaged { path, what },
+        }
+    }
+
     /// Whether the disk or a quota is full: then nothing new is begun.
     pub fn is_disk_full(&self) -> bool {
         match self {

@@ -69,7 +69,6 @@ struct Life {
     power: Arc<Power>,
     daemon: JoinHandle<Result<(), DaemonError>>,
     control: Control,
-    board: Board,
 }
 
 /// A factory.
@@ -219,13 +218,13 @@ impl Factory {
         }
         self.lives += 1;
         let settings = self.settings(Network::Replaced(Arc::new(wire)), &power);
-        let (control, board) = (Control::default(), Board::default());
-        let daemon = tokio::spawn(daemon::run(settings, control.clone(), board.clone(), || {}));
+        let control = Control::default();
+        let run = daemon::run(settings, control.clone(), Board::default(), || {});
+        let daemon = tokio::spawn(run);
         self.life = Some(Life {
             power,
             daemon,
             control,
-            board,
         });
     }
 
@@ -305,11 +304,6 @@ impl Factory {
     /// The directory, to look at.
     pub fn store(&self) -> Store {
         Store::open_to_read(Layout::new(&self.state))
-    }
-
-    /// What the daemon shows of itself.
-    pub fn status(&self) -> Option<vcycle::daemon::Status> {
-        self.life.as_ref().map(|life| life.board.now())
     }
 }
 

@@ -97,17 +97,18 @@ impl Guests {
             .guests
             .entry(id.to_owned())
             .or_insert_with(|| Guest::draw(manners, now, rng));
-        if guest.beats && now >= guest.next_beat {
+        let beat = guest.beats && now >= guest.next_beat;
+        if beat {
             guest.next_beat = now + rng.random_range(60..=200);
             put(router, machine, "heartbeat", "").await;
             self.heartbeats += 1;
         }
         let mut message = guest.message;
         let mut over = guest.until.is_some_and(|until| now >= until);
-        if guest.listens && !over {
+        if guest.listens && !over && beat {
             let told = get(router, machine, "machinefeatures/shutdowntime").await;
             let told: Option<u64> = told.and_then(|text| text.parse().ok());
-            if told.is_some_and(|told| now + 60 >= told) {
+            if told.is_some_and(|told| now + 200 >= told) {
                 message = Some("100 Shutdown as requested by the host");
                 over = true;
             }

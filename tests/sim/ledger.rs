@@ -59,7 +59,10 @@ pub struct Ledger {
     /// True time at which the last complete listing was answered.
     pub last_listing: u64,
     listed: BTreeSet<String>,
+    /// What it knows for sure: the passes that found it out have come to their end.
     pub knowledge: BTreeMap<String, Knowledge>,
+    /// With what the pass that is going on has found out.
+    fresh: BTreeMap<String, Knowledge>,
     /// Names asked for, and whether that may have made a server.
     asked_for: BTreeMap<String, bool>,
     pub listings: u64,
@@ -76,6 +79,7 @@ impl Ledger {
             last_listing: 0,
             listed: BTreeSet::new(),
             knowledge: BTreeMap::new(),
+            fresh: BTreeMap::new(),
             asked_for: BTreeMap::new(),
             listings: 0,
             creates: 0,
@@ -86,6 +90,7 @@ impl Ledger {
     /// The daemon has begun again: it has no listing to act on.
     pub fn new_life(&mut self) {
         self.listing = Listing::None;
+        self.fresh.clone_from(&self.knowledge);
     }
 
     /// Whether a server carries the marks of this factory in this space.
@@ -98,6 +103,7 @@ impl Ledger {
     pub fn asks_for_page(&mut self, first: bool, cloud: &Cloud) {
         if first {
             self.settle(cloud);
+            self.knowledge.clone_from(&self.fresh);
             self.listing = Listing::Growing {
                 seen: BTreeMap::new(),
                 ended: None,
@@ -148,7 +154,7 @@ impl Ledger {
         self.listings += 1;
         self.listed = seen.keys().cloned().collect();
         for server in cloud.servers() {
-            let known = self.knowledge.entry(server.id.clone()).or_default();
+            let known = self.fresh.entry(server.id.clone()).or_default();
             match seen.get(&server.id) {
                 Some(seen) => {
                     known.omitted = 0;
@@ -163,7 +169,7 @@ impl Ledger {
                 }
             }
         }
-        for (id, known) in &mut self.knowledge {
+        for (id, known) in &mut self.fresh {
             let ended = cloud
                 .server(id)
                 .is_some_and(|server| server.ended.is_some());
@@ -237,14 +243,18 @@ impl Ledger {
             + processors(flavor);
         if limits.machines.is_some_and(|limit| machines > limit) {
             return Err(format!(
-                "{} creates {name} as machine {machines} of {:?}",
-                self.factory, limits.machines
+                "{} creates {name} as machine {machines} of {:?} beside {}",
+                self.factory,
+                limits.machines,
+                shown(&counted)
             ));
         }
         if limits.processors.is_some_and(|limit| cores > limit) {
             return Err(format!(
-                "{} creates {name} to have {cores} of {:?} processors",
-                self.factory, limits.processors
+                "{} creates {name} to have {cores} of {:?} processors beside {}",
+                self.factory,
+                limits.processors,
+                shown(&counted)
             ));
         }
         self.asked_for.insert(name.to_owned(), true);
@@ -253,7 +263,7 @@ impl Ledger {
 
     /// Whether the factory can know that a server is there: it made it, or it was listed.
     fn counts(&self, server: &Server) -> bool {
-        let known = self.knowledge.get(&server.id).copied().unwrap_or_default();
+        let known = self.fresh.get(&server.id).copied().unwrap_or_default();
         let made_it = self.owns(server)
             && matches!(server.maker, Maker::Request { .. })
             && self.asked_for.contains_key(&server.first_name);
@@ -274,4 +284,17 @@ impl Ledger {
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.asked_for.keys()
     }
+}
+
+fn shown(servers: &[&Server]) -> String {
+    let shown = servers.iter().map(|server| {
+        format!(
+            "{} ({}, {}, {:?})",
+            server.name,
+            server.flavor,
+            server.status(),
+            server.maker
+        )
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }

@@ -2,8 +2,6 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use tokio::sync::Notify;
-
 /// No effect happens any more: the process is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dead;
@@ -12,7 +10,6 @@ pub struct Dead;
 #[derive(Debug, Default)]
 pub struct Power {
     state: Mutex<State>,
-    died: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -41,8 +38,6 @@ impl Power {
         }
         if state.dies_after.is_some_and(|last| state.effects >= last) {
             state.dead = true;
-            drop(state);
-            self.died.notify_one();
             return Err(Dead);
         }
         state.effects += 1;
@@ -56,14 +51,5 @@ impl Power {
 
     pub fn is_dead(&self) -> bool {
         self.state().dead
-    }
-
-    pub fn effects(&self) -> u64 {
-        self.state().effects
-    }
-
-    /// Comes back when the process has died of its effects.
-    pub async fn died(&self) {
-        self.died.notified().await;
     }
 }

@@ -295,7 +295,7 @@ impl Storm {
             .transcript
             .say(format!("*** the hosts' clock is {wanted} s off"));
         let now = world.now();
-        world.clocks_were_set(now);
+        world.clocks_were_set(now, wanted);
     }
 
     /// Everything is well again.
@@ -312,20 +312,23 @@ impl Storm {
                 space.removed = false;
                 for kind in &mut space.kinds {
                     kind.removed = false;
+                    if factory.number > 0 {
+                        // This one makes room, and only brings to an end what it has.
+                        kind.share = 0.0;
+                    }
                 }
             }
             factory.write_configuration();
         }
-        if world.factories[1].lives > 0 {
-            world.factories[1].stop().await;
-        }
-        // Its last effects may still be to come.
-        world.factories[0].dies_after(u64::MAX / 2);
-        if world.factories[0].has_died() {
-            world.factories[0].kill().await;
-        }
-        if !world.factories[0].is_alive() {
-            world.factories[0].start(&world.sites);
+        for factory in world.factories.iter_mut().filter(|f| f.lives > 0) {
+            // What was to end it may still be to come.
+            factory.dies_after(u64::MAX / 2);
+            if factory.has_died() {
+                factory.kill().await;
+            }
+            if !factory.is_alive() {
+                factory.start(&world.sites);
+            }
         }
         world.clear_away_others();
         Ok(())

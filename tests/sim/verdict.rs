@@ -39,9 +39,9 @@ struct Record {
 }
 
 impl World {
-    /// The clocks of the hosts have been set at `now`.
-    pub fn clocks_were_set(&mut self, now: u64) {
-        self.set_clocks.push(now);
+    /// The clocks of the hosts have been set at `now`, and are `off` by so many seconds.
+    pub fn clocks_were_set(&mut self, now: u64, off: i64) {
+        self.set_clocks.push((now, off));
         for factory in &self.factories {
             let mut rules = factory.rules.lock().unwrap();
             rules.uncertain_until = now + 1500;
@@ -299,7 +299,13 @@ impl World {
         }
         for record in &outgoing {
             if !jobs.contains_key(&record.job) {
-                return Err(format!("{} is sent and not archived", record.file));
+                let machine = directories.values().find(|files| {
+                    files
+                        .id
+                        .as_ref()
+                        .is_some_and(|id| id.as_str() == record.job)
+                });
+                return Err(format!("{record:?} is sent and not archived: {machine:?}"));
             }
         }
         let mut seen = 0;
@@ -325,8 +331,15 @@ impl World {
                     continue;
                 };
                 let files = directories.get(name.as_str());
-                self.one_machine(space, ledger, server, files, of_it.first().copied())
-                    .map_err(|what| format!("{name} ({}): {what}", server.id))?;
+                self.one_machine(
+                    space,
+                    ledger,
+                    server,
+                    files,
+                    of_it.first().copied(),
+                    &site.wrong_clock,
+                )
+                .map_err(|what| format!("{name} ({}): {what}", server.id))?;
             }
         }
         if seen != archived.len() {
@@ -346,6 +359,7 @@ impl World {
         server: &Server,
         files: Option<&MachineFiles>,
         record: Option<&Record>,
+        wrong: &[u64],
     ) -> Result<(), String> {
         if !matches!(server.maker, Maker::Request { .. }) {
             return Ok(());
@@ -359,7 +373,10 @@ impl World {
         let kind = kind.and_then(|kind| space.kinds.iter().find(|k| k.name == kind));
         let Some(kind) = kind else { return Ok(()) };
         let lasted = server.created.saturating_sub(60)..=known.told_end.unwrap_or(self.now());
-        let set = self.set_clocks.iter().any(|at| lasted.contains(at));
+        let was_off = self.set_clocks.iter().rev();
+        let was_off = was_off.skip_while(|(at, _)| at > lasted.start()).next();
+        let set = self.set_clocks.iter().any(|(at, _)| lasted.contains(at))
+            || was_off.is_some_and(|(_, off)| *off != 0);
         let Some(record) = record else {
             let seen = match (known.first_running, known.last_running) {
                 (Some(first), Some(last)) => last - first,
@@ -381,7 +398,8 @@ impl World {
                 kind.fizzle
             ));
         }
-        if set || known.written_off {
+        // A cloud whose clock is wrong tells other times than those of these checks.
+        if set || known.written_off || wrong.iter().any(|at| lasted.contains(at)) {
             return Ok(());
         }
         let (Some(first), Some(last)) = (known.first_running, known.last_running) else {

@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub struct Site {
     pub base: String,
     pub cloud: Cloud,
+    /// True times, a step apart, at which its clock was wrong.
+    pub wrong_clock: Vec<u64>,
     /// By factory.
     pub ledgers: Vec<Ledger>,
     /// What each factory may make, by factory: the largest that its configuration has said of late.

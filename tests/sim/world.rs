@@ -51,8 +51,8 @@ pub struct World {
     pub counts: Counts,
     /// Since when nothing goes wrong any more.
     pub calm_since: Option<u64>,
-    /// When the hosts' clocks were set: true times.
-    pub set_clocks: Vec<u64>,
+    /// When the hosts' clocks were set (true time), and how far they have been off since.
+    pub set_clocks: Vec<(u64, i64)>,
 }
 
 /// Runs the simulation of one seed.
@@ -131,6 +131,7 @@ impl World {
             Site {
                 base: base.clone(),
                 cloud: Cloud::new(base, generator, setup),
+                wrong_clock: Vec::new(),
                 ledgers: ledgers.collect(),
                 limits,
             }
@@ -182,6 +183,9 @@ impl World {
         let now = self.now();
         for site in self.sites.lock().iter_mut() {
             site.cloud.advance(now);
+            if site.cloud.clock(now) != i64::try_from(now).unwrap() {
+                site.wrong_clock.push(now);
+            }
             let cloud = &site.cloud;
             for ledger in &mut site.ledgers {
                 ledger.settle(cloud);

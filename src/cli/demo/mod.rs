@@ -101,7 +101,7 @@ fn with_problems(error: &DaemonError) -> String {
     let mut text = chain(error);
     if let DaemonError::Config(problems) = error {
         for problem in problems {
-            text += &format!("\n{problem}");
+            text += &format!("\n{problem:#}");
         }
     }
     text

@@ -102,13 +102,36 @@ fn a_machine_that_never_started_is_no_abort() {
     check(
         "a
          a.1 failed deleted=0
-         a.2 failed deleted=0 message=300~Nothing
+         a.2 failed deleted=0 message=700~Failed~to~start
          a.3 deleting deleted=0
          a.4 unlisted missed=2",
         "finish a.1 +0 never ran
-         finish a.2 +0 never ran code 300
+         finish a.2 +0 never ran code 700
          finish a.3 +0 never ran
          finish a.4 +0 never ran",
+    );
+}
+
+#[test]
+fn a_machine_that_left_a_message_has_run_even_if_nobody_saw_it() {
+    check(
+        "a backoff_seconds=600
+         a.1 unlisted missed=2 message=300~Nothing",
+        "finish a.1 +0 ran unseen code 300 ABORT",
+    );
+}
+
+#[test]
+fn what_was_kept_of_a_machine_that_vanished_is_dropped_when_it_runs_again() {
+    // Else a restart would date its end by the time before it vanished.
+    check(
+        "a
+         a.1 running started=-900 updated=-500
+         a.2 starting updated=-500
+         a.3 shutdown started=-900 updated=-500 cloud-updated=-20 deleted=0
+         a.4 unlisted started=-900 updated=-500 missed=1",
+        "return a.1
+         finish a.3 -20 ran 880 account",
     );
 }
 

@@ -142,6 +142,7 @@ fn bookkeeping_line(action: &Bookkeeping) -> String {
             machine,
             last_running,
         } => format!("miss {} {}", short(machine), offset(*last_running)),
+        Bookkeeping::Return { machine } => format!("return {}", short(machine)),
         Bookkeeping::Shutdowntime { machine, at } => {
             format!("shutdowntime {} {}", short(machine), offset(*at))
         }
@@ -153,7 +154,8 @@ fn bookkeeping_line(action: &Bookkeeping) -> String {
             );
             match finish.started {
                 Some(started) => write!(line, " ran {}", finish.stopped.since(started)).unwrap(),
-                None => line.push_str(" never ran"),
+                None if finish.never_ran() => line.push_str(" never ran"),
+                None => line.push_str(" ran unseen"),
             }
             if let Some(code) = finish.code {
                 write!(line, " code {code}").unwrap();

@@ -428,7 +428,8 @@ enum End {
 impl End {
     fn of(finish: &Finish) -> Self {
         match (finish.started, finish.code, finish.abort) {
-            (None, ..) => Self::Failed,
+            (None, _, false) => Self::Failed,
+            (None, _, true) => Self::Aborted,
             (Some(_), None, true) => Self::Fizzled,
             (Some(_), Some(_), true) => Self::Aborted,
             (Some(_), _, false) if finish.account => Self::Accounted,

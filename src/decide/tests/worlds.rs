@@ -372,6 +372,9 @@ fn write_down(snapshot: &mut SpaceSnapshot, action: &Bookkeeping) {
             machine,
             last_running,
         } => find(snapshot, machine.as_str()).files.updated = Some(*last_running),
+        Bookkeeping::Return { machine } => {
+            find(snapshot, machine.as_str()).files.updated = None;
+        }
         Bookkeeping::Shutdowntime { machine, at } => {
             find(snapshot, machine.as_str()).files.shutdowntime = Some(*at);
         }
@@ -386,7 +389,7 @@ fn write_down(snapshot: &mut SpaceSnapshot, action: &Bookkeeping) {
             if finish.abort {
                 history.last_abort = history.last_abort.max(Some(finish.stopped));
             }
-            if finish.started.is_none() {
+            if finish.never_ran() {
                 history.failures += 1;
                 history.last_failure = Some(NOW);
             }
