@@ -31,7 +31,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use vcycle::clock::Clock;
 use vcycle::config::Sources;
-use vcycle::daemon::{Board, Control, Settings};
+use vcycle::daemon::{Board, Control, Host, Settings};
 use vcycle::model::{FactoryName, Seconds, SpaceName};
 
 const MACHINES: usize = 5000;
@@ -317,6 +317,7 @@ fn measure() {
         interval: Seconds::new(1),
         factory: FactoryName::new(FACTORY).unwrap(),
         clock: Clock::system(),
+        host: Host::default(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use vcycle::clock::Clock;
 use vcycle::config::Sources;
-use vcycle::daemon::{self, Board, Control, Settings, SpaceStatus};
+use vcycle::daemon::{self, Board, Control, Host, Settings, SpaceStatus};
 use vcycle::decide::leaks::LeakCount;
 use vcycle::model::{FactoryName, LeftoverKind, Seconds, SpaceName};
 
@@ -84,6 +84,7 @@ async fn a_key_pair_that_nothing_uses_any_more_is_counted_and_removed_later() {
         interval: Seconds::new(30),
         factory: FactoryName::new("factory.example.org").unwrap(),
         clock: Clock::fast(SPEED),
+        host: Host::default(),
     };
     let board = Board::default();
     let running = daemon::run(settings, control.clone(), board.clone(), || {});

@@ -25,7 +25,6 @@ mod wire;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
@@ -39,7 +38,7 @@ use self::images::Images;
 use self::keys::Keys;
 use super::http::{Answer, Failure, Http, HttpTimes, Request};
 use super::{
-    Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Leftovers, Removal, Search,
+    Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Leftovers, Outside, Removal, Search,
 };
 use crate::clock::Clock;
 use crate::config::OpenStackOptions;
@@ -198,10 +197,9 @@ impl OpenStack {
     pub fn new(
         space: &SpaceName,
         options: &OpenStackOptions,
-        ca_path: &Path,
-        clock: Clock,
+        outside: &Outside,
     ) -> Result<Self, CloudError> {
-        Self::with_times(space, options, ca_path, clock, HttpTimes::default())
+        Self::with_times(space, options, outside, HttpTimes::default())
     }
 
     /// The same with other times than those of SPEC 13.
@@ -211,14 +209,14 @@ impl OpenStack {
     pub fn with_times(
         space: &SpaceName,
         options: &OpenStackOptions,
-        ca_path: &Path,
-        clock: Clock,
+        outside: &Outside,
         times: HttpTimes,
     ) -> Result<Self, CloudError> {
+        let clock = outside.clock.clone();
         Ok(Self {
             space: space.clone(),
             options: options.clone(),
-            http: Http::new(space, &options.url, ca_path, clock.clone(), times)?,
+            http: Http::new(space, &options.url, outside, times)?,
             identity: Identity::new(options, clock.clone())?,
             images: Images::default(),
             keys: Keys::default(),

@@ -43,7 +43,7 @@ use crate::rng::{Purpose, Seed};
 
 use super::openstack::OpenStack;
 use super::{
-    Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Leftovers, Removal, Search,
+    Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Leftovers, Outside, Removal, Search,
 };
 
 use guest::Guest;
@@ -134,7 +134,11 @@ impl Simulated {
         stop: CancellationToken,
     ) -> Result<Self, CloudError> {
         let options = reach(&front.region)?;
-        let adapter = OpenStack::new(space, &options, ca_path, front.region.clock.clone())?;
+        let adapter = OpenStack::new(
+            space,
+            &options,
+            &Outside::real(ca_path, front.region.clock.clone()),
+        )?;
         tokio::spawn(http_server::serve(listener, Arc::new(front), stop.clone()));
         Ok(Self {
             adapter,
