@@ -51,6 +51,7 @@ fn space(max_machines: u32) -> SpaceConfig {
         shutdown_time: None,
         grace: Seconds::new(600),
         cleanup: Seconds::new(72 * 3600),
+        remove_leaks: true,
         machinetypes: (0..MACHINETYPES)
             .map(machinetype)
             .map(|config| (config.name.clone(), config))
@@ -122,6 +123,8 @@ fn machine(number: usize) -> Machine {
             processors: Some(Processors::new(8)),
             address: Some("10.0.0.1".to_owned()),
             zone: Some("nova".to_owned()),
+            key: None,
+            image: None,
             fault: None,
             marks: None,
         }],

@@ -19,7 +19,8 @@
 //! ```
 //!
 //! [`daemon::run`] does that for every space in a task of its own, at every tick. There are no
-//! retries inside a pass that change anything: the next pass is the retry. The dry run
+//! retries inside a pass that change anything: the next pass is the retry. Every ten minutes a pass
+//! ends with a look for what machines left behind ([`decide::leaks`]). The dry run
 //! (`vcycled plan`) and replays go through the same observe and decide and stop there.
 //!
 //! | module | what it is for | uses |
@@ -32,7 +33,7 @@
 //! | [`cloud`] | the seam to the clouds, and the adapters behind it | config, model, clock |
 //! | [`observe`] | joins what the cloud lists with what the directories say | cloud's answers, state |
 //! | [`decide`] | what to write down, destroy and create | config, model, rng |
-//! | [`act`] | carries out deletes and creates | cloud, state, decide's plan |
+//! | [`act`] | carries out deletes, creates and removals | cloud, state, decide's plan |
 //! | [`account`] | APEL records and where they go | config, model, state |
 //! | [`record`] | writes down what was found out and done | state, account, observe's memory |
 //! | [`server`] | HTTPS for the machines: features out, heartbeats and messages in | state, model |

@@ -314,7 +314,9 @@ fn metadata(
 
 /// The text of root_public_key; without that option the factory's own root key, where it can be
 /// read (SPEC 1).
-async fn public_key(machinetype: &MachinetypeConfig) -> Result<Option<String>, UserDataError> {
+pub(super) async fn public_key(
+    machinetype: &MachinetypeConfig,
+) -> Result<Option<String>, UserDataError> {
     let (path, wanted) = match &machinetype.root_public_key {
         Some(path) => (path.as_path(), true),
         None => (Path::new(FACTORY_ROOT_KEY), false),

@@ -1,4 +1,4 @@
-//! The effects of a plan on the cloud: deletes, then creates.
+//! The effects of a plan on the cloud: deletes, then creates; and removals of what was left behind.
 //!
 //! What happens is decided; here it is only carried out, in an order that survives a crash at any
 //! point (write-ahead):
@@ -15,12 +15,14 @@ mod create;
 mod delete;
 pub mod directory;
 pub mod mjf;
+mod remove;
 pub mod userdata;
 
 use std::sync::Arc;
 
 pub use create::{CreateError, CreateOutcome, create_all};
 pub use delete::{DeleteError, DeleteOutcome, delete_all};
+pub use remove::{RemoveError, RemoveOutcome, public_keys, remove_all};
 
 use crate::blocking;
 use crate::clock::Clock;

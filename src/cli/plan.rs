@@ -1,5 +1,6 @@
 //! `vcycled plan`: what the next cycle would do, without doing it.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,9 +12,10 @@ use super::exit::{Exit, Failure};
 use crate::clock::Clock;
 use crate::cloud::{self, Outside};
 use crate::config::{self, Config, SpaceConfig};
-use crate::daemon::{Settings, observe_once};
+use crate::daemon::{Settings, find_leftovers, listed, observe_once};
+use crate::decide::leaks::{self, LeakCount, Sightings};
 use crate::decide::{self, Bookkeeping, Plan};
-use crate::model::{SpaceName, SpaceSnapshot, Timestamp};
+use crate::model::{LeftoverKind, SpaceName, SpaceSnapshot, Timestamp};
 use crate::observe::{Memory, Situation};
 use crate::rng::Seed;
 use crate::state::Store;
@@ -28,6 +30,9 @@ struct Planned<'a> {
     #[serde(flatten)]
     plan: &'a Plan,
 }
+
+/// Things on the cloud that bear our marks.
+type Counts = BTreeMap<LeftoverKind, LeakCount>;
 
 /// Prints the plan of one space or of all.
 pub fn run(settings: &Settings, options: &PlanOptions) -> Result<(), Failure> {
@@ -66,7 +71,7 @@ fn replay(settings: &Settings, options: &PlanOptions, file: &Path) -> Result<(),
         .now
         .or(recorded)
         .unwrap_or_else(|| Clock::system().now());
-    print(options, &config, &snapshot, now)
+    print(options, &config, &snapshot, &Counts::new(), now)
 }
 
 async fn look(settings: &Settings, options: &PlanOptions) -> Result<(), Failure> {
@@ -92,7 +97,7 @@ async fn look(settings: &Settings, options: &PlanOptions) -> Result<(), Failure>
     let mut failed = false;
     for space in spaces {
         match look_at(settings, config, space).await {
-            Ok((snapshot, memory)) => {
+            Ok((snapshot, memory, left)) => {
                 let now = options.now.unwrap_or_else(|| settings.clock.now());
                 if let Some(file) = &options.dump_snapshot {
                     let situation = Situation::record(
@@ -104,7 +109,7 @@ async fn look(settings: &Settings, options: &PlanOptions) -> Result<(), Failure>
                     );
                     write_private(file, &situation.to_json())?;
                 }
-                print(options, space, &snapshot, now)?;
+                print(options, space, &snapshot, &left, now)?;
             }
             Err(failure) => {
                 failed = true;
@@ -138,7 +143,7 @@ async fn look_at(
     settings: &Settings,
     config: &Config,
     space: &SpaceConfig,
-) -> Result<(SpaceSnapshot, Memory), Failure> {
+) -> Result<(SpaceSnapshot, Memory, Counts), Failure> {
     let store = Arc::new(Store::open_to_read(&settings.state_dir));
     let memory = remember(&store, space)?;
     let unavailable = |error: cloud::CloudError| Failure::new(Exit::Unavailable, error.to_string());
@@ -153,7 +158,10 @@ async fn look_at(
     for problem in problems {
         eprintln!("vcycled: {problem}");
     }
-    Ok((snapshot, memory))
+    let (_, found) = find_leftovers(cloud.as_ref(), space, &settings.factory, &snapshot).await;
+    let (found, now) = (listed(&found), settings.clock.now());
+    let leaks = leaks::leaks(space, &snapshot, &found, &Sightings::new(), now);
+    Ok((snapshot, memory, leaks.counts))
 }
 
 /// What a daemon that starts now would remember of the space.
@@ -176,6 +184,7 @@ fn print(
     options: &PlanOptions,
     config: &SpaceConfig,
     snapshot: &SpaceSnapshot,
+    left: &Counts,
     now: Timestamp,
 ) -> Result<(), Failure> {
     let seed = options.seed.map_or_else(Seed::from_entropy, Seed);
@@ -192,14 +201,14 @@ fn print(
         json.push('\n');
         json
     } else {
-        for_people(&planned)
+        for_people(&planned, left)
     };
     std::io::stdout()
         .write_all(text.as_bytes())
         .map_err(|error| Failure::new(Exit::Io, format!("cannot write: {error}")))
 }
 
-fn for_people(planned: &Planned<'_>) -> String {
+fn for_people(planned: &Planned<'_>, left: &Counts) -> String {
     let of = |have: String, limit: Option<u32>| match limit {
         Some(limit) => format!("{have} of {limit}"),
         None => format!("{have}, no limit known"),
@@ -250,8 +259,19 @@ fn for_people(planned: &Planned<'_>) -> String {
             report.machines, report.starting, report.running, report.target_share, report.stopped_by
         ));
     }
+    lines.extend(left_over(left));
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// Things of ours that nothing uses, if there are any. When they were first seen, and so when they
+/// will be removed, only a running daemon knows.
+fn left_over(counts: &Counts) -> Option<String> {
+    let some = counts.iter().filter(|(_, count)| count.left > 0);
+    let some: Vec<_> = some
+        .map(|(kind, count)| format!("{} {kind}(s)", count.left))
+        .collect();
+    (!some.is_empty()).then(|| format!("  left over, used by nothing: {}", some.join(", ")))
 }
 
 fn about(action: &Bookkeeping) -> String {

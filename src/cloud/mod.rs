@@ -7,6 +7,7 @@
 //! An adapter never reads or writes state files, never decides, and never retries a create.
 
 pub mod http;
+mod leftovers;
 pub mod openstack;
 pub mod simulated;
 
@@ -21,12 +22,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::config::{Api, SpaceConfig};
-use crate::model::{CloudFacts, CloudId, CloudMachine, Flavor, MachineName, Seconds, Secret};
+use crate::model::{
+    CloudFacts, CloudId, CloudMachine, Flavor, Leftover, MachineName, Seconds, Secret,
+};
 use crate::rng::Seeds;
 
 use http::Network;
 use openstack::OpenStack;
 use simulated::Simulated;
+
+pub use leftovers::{Leftovers, NotListed, Removal, Search};
 
 /// A connection to one space.
 ///
@@ -42,6 +47,16 @@ use simulated::Simulated;
 ///    without secrets, and what the cloud answered.
 /// 6. An expired or revoked token is renewed inside, once a call; [`CloudErrorKind::Auth`] means
 ///    that the credentials themselves do not work.
+/// 7. Whatever an adapter makes beside machines (key pairs now; images, volumes, ports and floating
+///    IPs when it makes such) bears the marks of the space and the factory from the request that
+///    makes it on, as [`leftover`](crate::model::leftover) says, so that a crash leaves nothing that
+///    nobody knows.
+/// 8. `leftovers` gives what bears the marks that were asked for and nothing else; each kind is
+///    complete or says why it is not. A service that the cloud lacks or does not let us ask is no
+///    error. It changes nothing and may be called again.
+/// 9. `remove` looks again before it removes: what has lost our marks or found a user since it was
+///    listed is left alone and is `Ok(Removal::Changed)`; what is not there is
+///    `Ok(Removal::AlreadyGone)`. Afterwards a create makes anew what it needs of it.
 #[async_trait]
 pub trait Cloud: Send + Sync + fmt::Debug {
     /// Connects if needed, and tells quotas and flavors.
@@ -57,6 +72,12 @@ pub trait Cloud: Send + Sync + fmt::Debug {
 
     /// Asks for the end of one machine.
     async fn delete(&self, id: &CloudId) -> Result<Deletion, CloudError>;
+
+    /// All things beside machines that bear our marks, in use or not.
+    async fn leftovers(&self, search: &Search) -> Leftovers;
+
+    /// Removes one thing that the same search has found.
+    async fn remove(&self, search: &Search, leftover: &Leftover) -> Result<Removal, CloudError>;
 }
 
 /// Everything that a new machine is made from.

@@ -210,6 +210,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(Space, "shutdown_time", "number", Off, "Unix time after which nothing runs"),
     option(Space, "grace_seconds", "number", Text("600"), "notice of an earlier end"),
     option(Space, "cleanup_hours", "number", Text("72"), "how long files of finished machines stay"),
+    option(Space, "remove_leaks", "boolean", Text("True"), "remove what we made and nothing uses"),
 
     option(Space, "url", "URL", Required, "the cloud's endpoint").apis(&[OpenStack, Ec2]).url(),
     option(Space, "api_version", "word", Told, "version of the identity API").apis(&[OpenStack]),

@@ -40,6 +40,9 @@ pub struct SpaceConfig {
     pub grace: Seconds,
     /// `cleanup_hours`: how long the directory of a finished machine is kept. Default 72 hours.
     pub cleanup: Seconds,
+    /// `remove_leaks`: whether things of ours on the cloud that belong to no machine are removed, and
+    /// not only counted. Default true.
+    pub remove_leaks: bool,
     /// Its machinetypes; never empty.
     pub machinetypes: BTreeMap<MachinetypeName, MachinetypeConfig>,
 }
@@ -200,6 +203,7 @@ fn read_limits_and_manners(
     let shutdown_time = reader.take_text("shutdown_time", value::unix_time);
     let grace = reader.take("grace_seconds", value::seconds);
     let cleanup = reader.take("cleanup_hours", value::hours);
+    let remove_leaks = reader.take("remove_leaks", value::boolean);
     Some(SpaceConfig {
         name: name.clone(),
         api: api?,
@@ -215,6 +219,7 @@ fn read_limits_and_manners(
         shutdown_time,
         grace: grace?,
         cleanup: cleanup?,
+        remove_leaks: remove_leaks?,
         machinetypes: BTreeMap::new(),
     })
 }

@@ -95,6 +95,7 @@ fn what_is_not_given_has_the_default_of_the_manual_page() {
     assert_eq!(space.https_port, 443);
     assert_eq!(space.grace, Seconds::new(600));
     assert_eq!(space.cleanup, Seconds::new(72 * 3600));
+    assert!(space.remove_leaks);
     assert_eq!((space.max_machines, space.processors_limit), (None, None));
     assert_eq!(space.benchmark, Benchmark::Hepspec);
     let Api::OpenStack(openstack) = &space.api else {
@@ -175,7 +176,7 @@ fn every_option_of_a_space() {
     let config = good(&with_space(
         "max_machines = 0\nprocessors_limit = 80\nflavor_names = a, b\n c\ngocdb_sitename = UK-X\n\
          https_host = vcycle.example.org\nhttps_port = 8443\nshutdown_time = 1767225600\n\
-         grace_seconds = 60\ncleanup_hours = 0\napi_version = 3.14\ndomain_name = Default\n\
+         grace_seconds = 60\ncleanup_hours = 0\nremove_leaks = false\napi_version = 3.14\ndomain_name = Default\n\
          region = R 1\nzones = z1 z2\nsecurity_groups = a,b\nnetwork_uuid = 1-2",
     ));
     let space = the_space(&config);
@@ -194,6 +195,7 @@ fn every_option_of_a_space() {
         (space.grace, space.cleanup),
         (Seconds::new(60), Seconds::new(0))
     );
+    assert!(!space.remove_leaks);
     assert_eq!(config.server.listen[0].port(), 8443);
     let Api::OpenStack(openstack) = &space.api else {
         panic!("{:?}", space.api)

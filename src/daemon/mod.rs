@@ -13,6 +13,7 @@
 //!    instead loses nothing either.
 
 mod https;
+mod leaks;
 mod pass;
 mod space_task;
 mod status;
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+pub use leaks::{find_leftovers, listed};
 pub use pass::observe_once;
 pub use status::{Board, ConfigStatus, SpaceStatus, Status};
 

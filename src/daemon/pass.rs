@@ -7,6 +7,7 @@ use tracing::{debug, error};
 
 use super::Common;
 use super::https::Hearing;
+use super::leaks::LeakMemory;
 use crate::act::{self, Actor, userdata::Templates};
 use crate::blocking;
 use crate::cloud::{Cloud, CloudError};
@@ -54,6 +55,7 @@ pub(super) struct Pass<'a> {
     pub memory: &'a mut Memory,
     pub repeats: &'a mut Repeats,
     pub totals: &'a mut Totals,
+    pub leaks: &'a mut LeakMemory,
 }
 
 /// Looks at a space once: connect, list, join, look at files. Changes nothing anywhere.
@@ -117,7 +119,10 @@ impl Pass<'_> {
         if failed.is_empty() {
             common.store.set_last_scan(&self.config.name, now)?;
         }
-        self.carry_out(plan, &failed).await
+        let actor = self.actor();
+        let report = self.carry_out(&actor, plan, &failed).await?;
+        self.look_for_leaks(&snapshot, &actor).await;
+        Ok(report)
     }
 
     /// Writes the bookkeeping where it may block: each file waits for the disk, and machines that
@@ -157,6 +162,7 @@ impl Pass<'_> {
 
     async fn carry_out(
         &mut self,
+        actor: &Actor,
         plan: Plan,
         failed: &BTreeSet<MachineName>,
     ) -> Result<Report, PassError> {
@@ -166,7 +172,21 @@ impl Pass<'_> {
             report,
             bookkeeping: _,
         } = plan;
-        let actor = Actor {
+        let deletes = record::without_failed(deletes, failed);
+        let deleted = act::delete_all(actor, deletes).await;
+        self.recorder().deletes(&deleted);
+        // What cannot be written down means a full disk: nothing new is begun on it. The damaged
+        // directory of one machine keeps no other from being created.
+        if !self.recorder().has_no_room() {
+            let created = act::create_all(actor, creates).await;
+            let now = self.common.clock.now();
+            self.recorder().creates(created, now);
+        }
+        Ok(report)
+    }
+
+    fn actor(&self) -> Actor {
+        Actor {
             config: Arc::clone(&self.config),
             cloud: Arc::clone(&self.cloud),
             store: Arc::clone(&self.common.store),
@@ -174,18 +194,7 @@ impl Pass<'_> {
             clock: self.common.clock.clone(),
             templates: self.templates.clone(),
             stop: self.common.stop.clone(),
-        };
-        let deletes = record::without_failed(deletes, failed);
-        let deleted = act::delete_all(&actor, deletes).await;
-        self.recorder().deletes(&deleted);
-        // What cannot be written down means a full disk: nothing new is begun on it. The damaged
-        // directory of one machine keeps no other from being created.
-        if !self.recorder().has_no_room() {
-            let created = act::create_all(&actor, creates).await;
-            let now = self.common.clock.now();
-            self.recorder().creates(created, now);
         }
-        Ok(report)
     }
 
     fn recorder(&mut self) -> Recorder<'_> {

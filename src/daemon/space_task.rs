@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tracing::{Instrument, debug, error, info};
 
+use super::leaks::LeakMemory;
 use super::pass::{Pass, PassError};
 use super::status::SpaceStatus;
 use super::{Common, Tick};
@@ -36,6 +37,7 @@ pub(super) async fn run(
         connection: None,
         repeats: Repeats::default(),
         totals: Totals::default(),
+        leaks: LeakMemory::default(),
         status: SpaceStatus::default(),
     };
     loop {
@@ -64,6 +66,7 @@ struct SpaceTask {
     connection: Option<Connection>,
     repeats: Repeats,
     totals: Totals,
+    leaks: LeakMemory,
     status: SpaceStatus,
 }
 
@@ -110,6 +113,7 @@ impl SpaceTask {
             }
         }
         self.status.totals = self.totals;
+        self.status.leaks = self.leaks.status.clone();
         self.common.board.put(&self.space, self.status.clone());
     }
 
@@ -130,6 +134,7 @@ impl SpaceTask {
             memory: &mut self.memory,
             repeats: &mut self.repeats,
             totals: &mut self.totals,
+            leaks: &mut self.leaks,
         };
         pass.run(seed).await
     }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::decide::Report;
 use crate::model::{SpaceName, Timestamp};
-use crate::record::Totals;
+use crate::record::{LeakStatus, Totals};
 
 /// Everything at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -45,6 +45,8 @@ pub struct SpaceStatus {
     pub report: Report,
     /// What has happened since the daemon started.
     pub totals: Totals,
+    /// Things on the cloud, beside machines, that bear our marks: in use, left over, removed.
+    pub leaks: LeakStatus,
 }
 
 /// Where the driver and the spaces put their status, and everybody may look.

@@ -11,9 +11,12 @@
 //!    delete of its own.
 //! 5. What is created never passes a limit, counted in every unit that has one.
 //! 6. Every configured machinetype has a reason why no more of it are created.
+//!
+//! [`leaks`] decides, less often, about what machines have left behind.
 
 mod create;
 mod finish;
+pub mod leaks;
 mod plan;
 mod terminate;
 #[cfg(test)]

@@ -36,6 +36,7 @@ pub fn space(options: &str) -> SpaceConfig {
         shutdown_time: None,
         grace: Seconds::new(600),
         cleanup: Seconds::new(72 * 3600),
+        remove_leaks: true,
         machinetypes: BTreeMap::new(),
     };
     for (option, value) in lines(options) {
@@ -173,6 +174,8 @@ pub fn listed(name: &str, state: MachineState) -> CloudMachine {
         processors: Some(Processors::ONE),
         address: None,
         zone: None,
+        key: None,
+        image: None,
         fault: None,
         marks: None,
     }

@@ -70,6 +70,12 @@ pub struct CloudMachine {
     /// The zone it was placed in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// The name of the key pair that it was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The identifier of the image that it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Why it failed, in the cloud's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,

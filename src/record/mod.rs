@@ -11,6 +11,10 @@
 //!
 //! Memory follows each file after it has been written, never before.
 
+mod leaks;
+
+pub use leaks::{KindStatus, LeakStatus};
+
 use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 

@@ -6,8 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use vcycle::cloud::{Cloud, CloudErrorKind, CreateRequest, Deletion};
-use vcycle::model::{CloudId, CloudMachine, MachineName, MachineState, MachinetypeName, Secret};
+use vcycle::cloud::{Cloud, CloudErrorKind, CreateRequest, Deletion, Removal, Search};
+use vcycle::model::{
+    CloudId, CloudMachine, FactoryName, Leftover, LeftoverKind, MachineName, MachineState,
+    MachinetypeName, Owner, Secret, SpaceName, User,
+};
 use vcycle::rng::{Purpose, Seed};
 
 /// What the suite needs of a cloud: a flavor that fits, an image that boots, and its pace.
@@ -27,6 +30,18 @@ pub struct Ground {
     pub look_every: Duration,
 }
 
+/// Looks for what bears the marks of [`request`]s.
+pub fn search(manager: &str, public_keys: &[String]) -> Search {
+    Search {
+        owner: Owner {
+            space: SpaceName::new("contract.example.org").unwrap(),
+            manager: FactoryName::new(manager).unwrap(),
+        },
+        public_keys: Some(public_keys.to_vec()),
+        gone: BTreeSet::new(),
+    }
+}
+
 /// Runs the whole suite.
 pub async fn keeps_the_contract(cloud: &dyn Cloud, ground: &Ground) {
     tells_its_facts(cloud, ground).await;
@@ -34,6 +49,7 @@ pub async fn keeps_the_contract(cloud: &dyn Cloud, ground: &Ground) {
     a_refused_create_makes_nothing(cloud, ground).await;
     a_machine_lives_and_dies(cloud, ground).await;
     machines_asked_for_at_once_are_all_listed_once(cloud, ground).await;
+    what_a_creation_made_is_found_and_removed(cloud, ground).await;
 }
 
 /// A request for one machine with a fresh name and the marks of a factory.
@@ -204,4 +220,68 @@ pub async fn machines_asked_for_at_once_are_all_listed_once(cloud: &dyn Cloud, g
     })
     .await;
     delete_all(cloud, ground, &ids).await;
+}
+
+/// The key pairs that a search finds.
+async fn keypairs(cloud: &dyn Cloud, search: &Search) -> Vec<Leftover> {
+    let mut found = cloud.leftovers(search).await;
+    let listed = found.remove(&LeftoverKind::Keypair);
+    listed.map_or_else(Vec::new, |listed| listed.unwrap())
+}
+
+/// Contract 7, 8 and 9, for the one thing that creations make beside machines.
+pub async fn what_a_creation_made_is_found_and_removed(cloud: &dyn Cloud, ground: &Ground) {
+    let Some(key) = &ground.public_key else {
+        return;
+    };
+    // A factory of its own: key pairs belong to the user, who may run other tests beside this one.
+    let first = request(cloud, ground).await;
+    let factory = format!("{}.example.org", first.name);
+    let by_factory = |mut request: CreateRequest| {
+        request
+            .metadata
+            .insert("manager".to_owned(), factory.clone());
+        request
+    };
+    let id = cloud.create(&by_factory(first)).await.unwrap();
+    let name = look_until(cloud, ground, "listed with its key", |machines| {
+        let machine = machines.iter().find(|machine| machine.id == id)?;
+        machine.key.clone()
+    })
+    .await;
+    let keys = [key.clone()];
+    let asked_for = keypairs(cloud, &search(&factory, &keys)).await;
+    let found = asked_for.iter().find(|key| key.id == name).unwrap();
+    assert_eq!(found.user, Some(User::Configuration));
+    // Another factory has nothing to do with it, though it has the same user and key.
+    let of_another = keypairs(cloud, &search("other.example.org", &keys)).await;
+    assert!(of_another.iter().all(|key| key.id != name));
+    let mut unknown = search(&factory, &[]);
+    unknown.public_keys = None;
+    let found = cloud.leftovers(&unknown).await;
+    assert!(!found.contains_key(&LeftoverKind::Keypair));
+
+    let unwanted = search(&factory, &[]);
+    let found = keypairs(cloud, &unwanted).await;
+    let left = found.iter().find(|key| key.id == name).unwrap();
+    assert_eq!(left.user, None);
+    delete_all(cloud, ground, &[id]).await;
+    assert_eq!(cloud.remove(&unwanted, left).await, Ok(Removal::Removed));
+    assert_eq!(
+        cloud.remove(&unwanted, left).await,
+        Ok(Removal::AlreadyGone)
+    );
+    assert!(
+        keypairs(cloud, &unwanted)
+            .await
+            .iter()
+            .all(|key| key.id != name)
+    );
+    // The next creation makes it anew.
+    let next = by_factory(request(cloud, ground).await);
+    let id = cloud.create(&next).await.unwrap();
+    let found = keypairs(cloud, &search(&factory, &keys)).await;
+    assert!(found.iter().any(|key| key.id == name));
+    delete_all(cloud, ground, &[id]).await;
+    cloud.remove(&unwanted, left).await.unwrap();
 }

@@ -59,14 +59,14 @@ fn connect_with(
     OpenStack::with_times(&space, options, &Outside::real(ca, clock), times).unwrap()
 }
 
-fn connect(server: &Scripted) -> OpenStack {
+pub fn connect(server: &Scripted) -> OpenStack {
     let options = options(&format!("{}/identity/v3", server.base));
     connect_with(&options, &PathBuf::new(), Clock::manual(NOW), times())
 }
 
 /// A Keystone v3 whose tokens are `token-1`, `token-2`, ... and live for an hour, a Nova with one
 /// flavor and no servers, and a Glance with one image: what a script does not care about.
-fn ordinary(seen: &Seen, base: &str) -> Reply {
+pub fn ordinary(seen: &Seen, base: &str) -> Reply {
     let endpoints = |path: &str| {
         json!([{"interface": "internal", "region": "R1", "url": "http://inside.invalid"},
                {"interface": "public", "region": "R1", "url": format!("{base}{path}")}])
@@ -114,7 +114,7 @@ fn page(ids: &[&str], next: Option<&str>) -> Reply {
     Reply::json(200, json!({"servers": servers, "servers_links": links}))
 }
 
-fn request() -> CreateRequest {
+pub fn request() -> CreateRequest {
     CreateRequest {
         name: MachineName::new("vcycle-atlas-0123456789").unwrap(),
         flavor: Flavor {
@@ -853,7 +853,7 @@ async fn an_image_is_found_by_its_name_if_only_one_has_it() {
 async fn a_key_is_imported_once_and_looked_for_again_after_a_refusal() {
     let nova = Scripted::start(|seen, base| {
         if seen.is("POST", "/nova/v2.1/os-keypairs") {
-            // Another factory of the same user was faster.
+            // Another program of the same owner was faster.
             return Reply::json(
                 409,
                 json!({"conflictingRequest": {"message": "Key pair exists"}}),
@@ -880,7 +880,7 @@ async fn a_key_is_imported_once_and_looked_for_again_after_a_refusal() {
     assert_eq!(imports(), 1);
     let sent = nova.seen().pop().unwrap().json();
     let name = sent["server"]["key_name"].as_str().unwrap().to_owned();
-    assert!(name.starts_with("vcycle-") && name.len() == 71, "{name}");
+    assert!(name.starts_with("vcycle-") && name.len() == 88, "{name}");
     assert!(cloud.create(&request).await.is_err());
     assert_eq!(imports(), 1);
     cloud.create(&request).await.unwrap();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
@@ -156,6 +157,8 @@ pub struct Bystander {
     pub token: String,
     pub compute: String,
     pub image: String,
+    /// The network service with its version, if there is one.
+    pub network: Option<String>,
 }
 
 impl Bystander {
@@ -181,21 +184,39 @@ impl Bystander {
             .unwrap()
             .to_owned();
         let catalog: Value = answer.json().await.unwrap();
-        let endpoint = |service: &str| -> String {
+        let endpoint = |service: &str| -> Option<String> {
             let services = catalog["token"]["catalog"].as_array().unwrap();
-            let service = services.iter().find(|s| s["type"] == service).unwrap();
+            let service = services.iter().find(|s| s["type"] == service)?;
             let endpoints = service["endpoints"].as_array().unwrap();
             let public = endpoints
                 .iter()
                 .find(|e| e["interface"] == "public" && e["region"] == site.region.as_str());
-            public.unwrap()["url"].as_str().unwrap().to_owned()
+            Some(public?["url"].as_str().unwrap().to_owned())
         };
         Self {
             client,
             token,
-            compute: endpoint("compute"),
-            image: endpoint("image"),
+            compute: endpoint("compute").unwrap(),
+            image: endpoint("image").unwrap(),
+            network: endpoint("network").map(|url| {
+                format!(
+                    "{}/v2.0",
+                    url.trim_end_matches('/').trim_end_matches("/v2.0")
+                )
+            }),
         }
+    }
+
+    /// Any request, and what came back: the status and a document, if there was one.
+    pub async fn ask(&self, method: Method, url: &str, body: Option<Value>) -> (u16, Value) {
+        let mut request = self.client.request(method, url);
+        request = request.header("x-auth-token", &self.token);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap_or(Value::Null))
     }
 
     pub async fn get(&self, url: &str) -> Value {

@@ -382,6 +382,11 @@ async fn keys_are_kept_under_one_name_each() {
         keys["keypairs"][0]["keypair"]["fingerprint"],
         "67:66:33:c5:89:55:21:d4:1d:cd:fd:b4:59:cc:6d:64"
     );
+    let delete = || session.ask(Method::DELETE, "/os-keypairs/k", None);
+    assert_eq!(delete().await.0, StatusCode::ACCEPTED);
+    assert_eq!(delete().await.0, StatusCode::NOT_FOUND);
+    let keys = session.get("/os-keypairs").await;
+    assert_eq!(keys["keypairs"], json!([]));
 }
 
 async fn request(cloud: &Simulated, flavor: &str, image: &str, name: &str) -> CreateRequest {

@@ -36,6 +36,8 @@ const UNKNOWN_LIFE: Seconds = Seconds::new(600);
 pub(super) struct Session {
     pub token: HeaderValue,
     pub services: Services,
+    /// The identifier of the project that the token is for, if told.
+    pub project: Option<String>,
     /// The time, by our clock, from which a new one is asked for.
     stale_from: Timestamp,
     /// Counts the tokens of this space, to tell a refused one from its successor.
@@ -217,6 +219,7 @@ impl Identity {
         Ok(Session {
             token,
             services,
+            project: granted.project,
             stale_from: self.clock.now() + Seconds::new(usable),
             number,
         })
@@ -339,6 +342,7 @@ struct Granted {
     token: HeaderValue,
     issued: Option<Timestamp>,
     expires: Option<Timestamp>,
+    project: Option<String>,
     endpoints: Vec<Endpoint>,
 }
 
@@ -359,6 +363,7 @@ fn granted_v3(answer: &Answer) -> Result<Granted, CloudError> {
         token,
         issued: moment(described.issued_at),
         expires: moment(described.expires_at),
+        project: described.project.and_then(|project| project.id),
         endpoints: catalog::endpoints_v3(described.catalog.unwrap_or_default()),
     })
 }
@@ -372,6 +377,7 @@ fn granted_v2(answer: &Answer) -> Result<Granted, CloudError> {
             .map_err(|_| answer.unreadable("the token has characters that no header can carry"))?,
         issued: moment(token.issued_at),
         expires: moment(token.expires),
+        project: token.tenant.and_then(|tenant| tenant.id),
         endpoints: catalog::endpoints_v2(document.access.catalog.unwrap_or_default()),
     })
 }

@@ -1,4 +1,4 @@
-//! The service catalog: which address serves compute and images in our region.
+//! The service catalog: which address serves compute, images, networks and volumes in our region.
 
 use url::Url;
 
@@ -18,6 +18,10 @@ pub(super) struct Services {
     pub compute: Url,
     /// The image service with its version; a cloud may have none.
     pub image: Option<Url>,
+    /// The network service with its version; a cloud may have none.
+    pub network: Option<Url>,
+    /// The volume service with its version and project; a cloud may have none.
+    pub volume: Option<Url>,
 }
 
 pub(super) fn endpoints_v3(catalog: Vec<ServiceV3>) -> Vec<Endpoint> {
@@ -68,13 +72,27 @@ pub(super) fn choose(endpoints: &[Endpoint], region: Option<&str>) -> Result<Ser
     let image = endpoints
         .iter()
         .find(|e| e.service == "image" && e.region == compute.region)
-        .map(|e| address(e).map(with_image_version))
+        .map(|e| address(e).map(|url| with_version(url, "v2")))
         .transpose()?;
+    // Machines need neither of these, so that a wrong address of theirs is as good as none.
+    let side_service = |kind: &str| {
+        let mut of_region = endpoints.iter().filter(|e| e.region == compute.region);
+        of_region
+            .find(|e| e.service == kind)
+            .and_then(|e| address(e).ok())
+    };
+    let network = side_service("network").map(|url| with_version(url, "v2.0"));
+    let volume = VOLUME_SERVICES.into_iter().find_map(side_service);
     Ok(Services {
         compute: address(compute)?,
         image,
+        network,
+        volume,
     })
 }
+
+/// What Cinder is called in catalogs, the oldest last: version 2 lists volumes as version 3 does.
+const VOLUME_SERVICES: [&str; 4] = ["volumev3", "block-storage", "block-store", "volumev2"];
 
 fn nothing_found(endpoints: &[Endpoint], region: Option<&str>) -> String {
     let mut regions: Vec<&str> = endpoints
@@ -107,8 +125,8 @@ fn address(endpoint: &Endpoint) -> Result<Url, String> {
         .ok_or_else(|| format!("the service catalog gives {url:?} as the address of {service}"))
 }
 
-/// Catalogs give Glance with or without a version; we speak version 2.
-fn with_image_version(mut url: Url) -> Url {
+/// Catalogs give Glance and Neutron with or without a version; we speak these.
+fn with_version(mut url: Url, version: &str) -> Url {
     let last = url
         .path_segments()
         .and_then(|mut segments| segments.rfind(|segment| !segment.is_empty()))
@@ -122,7 +140,7 @@ fn with_image_version(mut url: Url) -> Url {
         if versioned {
             segments.pop();
         }
-        segments.push("v2");
+        segments.push(version);
     }
     url
 }
@@ -168,6 +186,31 @@ mod tests {
                 "http://s/image/v2".to_owned()
             )
         );
+    }
+
+    #[test]
+    fn networks_and_volumes_are_of_the_same_region_and_need_not_be_there() {
+        let mut endpoints = two_regions();
+        let services = choose(&endpoints, None).unwrap();
+        assert_eq!((services.network, services.volume), (None, None));
+        endpoints.extend([
+            endpoint("network", "South", "http://s:9696"),
+            endpoint("network", "North", "not an address"),
+            endpoint("volumev2", "North", "http://n/v2/abc"),
+            endpoint("volumev3", "South", "http://s/volume/v3/abc"),
+            endpoint("volumev2", "South", "http://s/volume/v2/abc"),
+        ]);
+        let text = |region| {
+            let services = choose(&endpoints, Some(region)).unwrap();
+            let text = |url: Option<Url>| url.map(|url| url.to_string());
+            (text(services.network), text(services.volume))
+        };
+        let some = |url: &str| Some(url.to_owned());
+        assert_eq!(
+            text("South"),
+            (some("http://s:9696/v2.0"), some("http://s/volume/v3/abc"))
+        );
+        assert_eq!(text("North"), (None, some("http://n/v2/abc")));
     }
 
     #[test]

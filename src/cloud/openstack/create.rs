@@ -26,7 +26,7 @@ impl OpenStack {
         let user_data = encode_user_data(request)?;
         let image = self.image_id(&request.image).await?;
         let key = match &request.public_key {
-            Some(text) => Some(self.key_name(text).await?),
+            Some(text) => Some(self.key_name(text, &request.metadata).await?),
             None => None,
         };
         let document = NewServerDocument {

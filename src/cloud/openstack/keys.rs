@@ -1,5 +1,10 @@
-//! Key pairs: each distinct public key is imported once, under a name made from its content, so
-//! that no list of ours can be out of step with the cloud's.
+//! Key pairs: each distinct public key is imported once for a space, under a name made from the
+//! owner's marks and the key's content, so that no list of ours can be out of step with the cloud's.
+//!
+//! Key pairs belong to a user, whom other spaces and factories may share. With the owner in the
+//! name none of them uses what another may remove.
+
+use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +17,7 @@ use super::create::forbidden_kind;
 use super::shared::Shared;
 use super::{OpenStack, Target, Trouble};
 use crate::cloud::{CloudError, CloudErrorKind};
+use crate::model::leftover::{MANAGER_MARK, SPACE_MARK};
 
 /// The names of the key pairs that are known to be there.
 pub(super) type Keys = Shared<()>;
@@ -24,10 +30,15 @@ struct PublicKey {
 }
 
 impl OpenStack {
-    /// The name of the key pair with this OpenSSH public key, which is imported if need be.
-    /// Concurrent calls share one import.
-    pub(super) async fn key_name(&self, text: &str) -> Result<String, CloudError> {
-        let key = parse(text).map_err(|why| {
+    /// The name of the key pair with this OpenSSH public key, which is imported if need be, for
+    /// the owner whose marks are in `metadata`. Concurrent calls share one import.
+    pub(super) async fn key_name(
+        &self,
+        text: &str,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<String, CloudError> {
+        let mark = |key: &str| metadata.get(key).map_or("", String::as_str);
+        let key = parse(text, mark(SPACE_MARK), mark(MANAGER_MARK)).map_err(|why| {
             CloudError::new(CloudErrorKind::Rejected, "import the root_public_key", why)
         })?;
         let import = async {
@@ -62,7 +73,7 @@ impl OpenStack {
                 info!(space = %self.space, key = %key.name, "public key imported");
                 Ok(())
             }
-            // Another factory of the same user was faster.
+            // Another program of the same owner was faster.
             409 => Ok(()),
             403 | 413 => Err(self.refused(&reply, forbidden_kind(&reply.answer))),
             _ => Err(self.refused(&reply, reply.answer.read_kind())),
@@ -70,8 +81,38 @@ impl OpenStack {
     }
 }
 
+/// What the names of all key pairs of an owner begin with.
+fn prefix(space: &str, manager: &str) -> String {
+    format!(
+        "vcycle-{}-",
+        hex(format!("{space}\n{manager}").as_bytes(), 8)
+    )
+}
+
+/// The first `bytes` of the SHA-256 of `data`, in hexadecimal digits.
+fn hex(data: &[u8], bytes: usize) -> String {
+    let digest = openssl::sha::sha256(data);
+    let digits = digest.iter().take(bytes).map(|byte| format!("{byte:02x}"));
+    digits.collect()
+}
+
+/// Whether a key pair of this name is one that was imported for this owner.
+pub(super) fn is_name_of(name: &str, space: &str, manager: &str) -> bool {
+    let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    name.strip_prefix(&prefix(space, manager))
+        .is_some_and(|rest| rest.len() == 64 && rest.bytes().all(digit))
+}
+
+/// The name of this owner's key pair with this OpenSSH public key.
+///
+/// # Errors
+/// Why it is no public key.
+pub(super) fn name_of(text: &str, space: &str, manager: &str) -> Result<String, String> {
+    parse(text, space, manager).map(|key| key.name)
+}
+
 /// Reads the first key of an OpenSSH public key file.
-fn parse(text: &str) -> Result<PublicKey, String> {
+fn parse(text: &str, space: &str, manager: &str) -> Result<PublicKey, String> {
     const WHY: &str = "this is no OpenSSH public key: expected \"TYPE BASE64 COMMENT\"";
     let line = text
         .lines()
@@ -98,11 +139,11 @@ fn parse(text: &str) -> Result<PublicKey, String> {
     if inner != Some(kind.as_bytes()) {
         return Err(WHY.to_owned());
     }
-    let digest = openssl::sha::sha256(format!("{kind} {blob}").as_bytes());
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = hex(format!("{kind} {blob}").as_bytes(), 32);
     Ok(PublicKey {
-        line: format!("{kind} {blob} vcycle"),
-        name: format!("vcycle-{hex}"),
+        // The comment is for people.
+        line: format!("{kind} {blob} vcycle {SPACE_MARK}={space} {MANAGER_MARK}={manager}"),
+        name: format!("{}{digits}", prefix(space, manager)),
     })
 }
 
@@ -115,11 +156,37 @@ mod tests {
 
     #[test]
     fn the_name_depends_on_the_key_and_not_on_its_comment() {
-        let bare = parse(KEY).unwrap();
-        let commented = parse(&format!("# mine\n\n  {KEY}   me@here\n")).unwrap();
+        let bare = parse(KEY, "s", "f").unwrap();
+        let commented = parse(&format!("# mine\n\n  {KEY}   me@here\n"), "s", "f").unwrap();
         assert_eq!(bare, commented);
-        assert_eq!(bare.name.len(), 7 + 64);
+        assert_eq!(bare.name.len(), 7 + 17 + 64);
         assert!(bare.line.starts_with(KEY));
+    }
+
+    #[test]
+    fn each_owner_has_names_of_its_own() {
+        let name = name_of(KEY, "s.example.org", "f.example.org").unwrap();
+        assert!(is_name_of(&name, "s.example.org", "f.example.org"));
+        for (space, manager) in [
+            ("s.example.org", "other"),
+            ("other", "f.example.org"),
+            ("f.example.org", "s.example.org"),
+            ("", "s.example.org\nf.example.org"),
+        ] {
+            assert!(!is_name_of(&name, space, manager), "{space} {manager}");
+        }
+        for other in [
+            "vcycle",
+            "vcycle-",
+            name.trim_end_matches(|c: char| c != '-'),
+            &format!("{name}0"),
+            &name.to_uppercase(),
+        ] {
+            assert!(
+                !is_name_of(other, "s.example.org", "f.example.org"),
+                "{other}"
+            );
+        }
     }
 
     #[test]
@@ -133,7 +200,7 @@ mod tests {
             &KEY.replace("ssh-ed25519", "ssh-rsa"),
             "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA",
         ] {
-            assert!(parse(text).is_err(), "{text}");
+            assert!(parse(text, "s", "f").is_err(), "{text}");
         }
     }
 }

@@ -180,6 +180,8 @@ fn machine(server: Server<'_>, processors: &HashMap<String, Processors>) -> Clou
         }),
         address: server.addresses.and_then(|first| first.0).map(String::from),
         zone: filled(server.zone),
+        key: filled(server.key_name),
+        image: filled(server.image.and_then(|image| image.0)),
         fault: server
             .fault
             .and_then(|fault| fault.message)
@@ -372,7 +374,7 @@ mod tests {
             "metadata": {"space": "s", "manager": "m", "machinetype": "a", "x": "y"},
             "image": {"id": "i"}, "flavor": {"id": "f1", "links": []},
             "created": "2026-11-21T02:51:03Z", "updated": "2026-11-21T02:51:05Z",
-            "addresses": {"net": [{"version": 4, "addr": "10.77.0.5"}]}, "key_name": null,
+            "addresses": {"net": [{"version": 4, "addr": "10.77.0.5"}]}, "key_name": "k",
             "OS-EXT-AZ:availability_zone": "zone-a", "OS-SRV-USG:launched_at": "2026-11-21T02:51:04.000000",
             "OS-EXT-STS:task_state": null, "OS-EXT-STS:power_state": 1}"#,
         );
@@ -383,6 +385,8 @@ mod tests {
         assert_eq!(machine.updated, Some(Timestamp::from_unix(1_795_229_465)));
         assert_eq!(machine.address.as_deref(), Some("10.77.0.5"));
         assert_eq!(machine.zone.as_deref(), Some("zone-a"));
+        assert_eq!(machine.key.as_deref(), Some("k"));
+        assert_eq!(machine.image.as_deref(), Some("i"));
         assert_eq!(machine.marks.unwrap().machinetype.as_deref(), Some("a"));
     }
 
@@ -390,7 +394,7 @@ mod tests {
     fn a_server_in_build_is_mostly_null() {
         let machine = one(
             r#"{"id": "u", "name": "", "status": "BUILD", "metadata": null, "flavor": null,
-            "created": null, "updated": "garbage", "addresses": null, "fault": {"message": null},
+            "created": null, "updated": "garbage", "image": "", "key_name": null, "addresses": null, "fault": {"message": null},
             "OS-EXT-AZ:availability_zone": "", "OS-SRV-USG:launched_at": null,
             "OS-EXT-STS:task_state": "spawning", "OS-EXT-STS:power_state": null}"#,
         );

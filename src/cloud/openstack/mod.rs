@@ -1,4 +1,5 @@
-//! OpenStack: Keystone for tokens, Nova for machines, Glance to find images.
+//! OpenStack: Keystone for tokens, Nova for machines, Glance to find images; Cinder and Neutron only
+//! for what machines left behind.
 //!
 //! It speaks Nova's default microversion, which every Nova since 2015 (and, for what we use, the
 //! 2.0 API before it) understands.
@@ -7,7 +8,8 @@
 //! 1. A token goes only to the addresses of the service catalog: links in answers are never
 //!    followed, only their query is used.
 //! 2. With a valid token a cycle costs two requests (flavors, limits) and one for each page. A
-//!    machine that fails without telling why costs up to three more, once.
+//!    machine that fails without telling why costs up to three more, once. A look for leftovers
+//!    costs one for each page of each kind, and the daemon looks every ten minutes.
 //! 3. No message has a token, a password or user_data in it.
 
 mod auth;
@@ -16,6 +18,7 @@ mod create;
 mod faults;
 mod images;
 mod keys;
+mod leftovers;
 mod list;
 mod shared;
 mod wire;
@@ -34,10 +37,14 @@ use self::faults::Faults;
 use self::images::Images;
 use self::keys::Keys;
 use super::http::{Answer, Failure, Http, HttpTimes, Request};
-use super::{Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Outside};
+use super::{
+    Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Leftovers, Outside, Removal, Search,
+};
 use crate::clock::Clock;
 use crate::config::OpenStackOptions;
-use crate::model::{CloudFacts, CloudId, CloudLimits, CloudMachine, Flavor, Processors, SpaceName};
+use crate::model::{
+    CloudFacts, CloudId, CloudLimits, CloudMachine, Flavor, Leftover, Processors, SpaceName,
+};
 
 /// The most pages of flavors that are read; the list is the cloud's, not ours.
 const MAX_FLAVOR_PAGES: usize = 100;
@@ -70,6 +77,33 @@ impl fmt::Debug for OpenStack {
 enum Service {
     Compute,
     Image,
+    Network,
+    Volume,
+}
+
+impl Service {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Compute => "compute",
+            Self::Image => "image",
+            Self::Network => "network",
+            Self::Volume => "volume",
+        }
+    }
+
+    /// Its address; a cloud may lack every service but compute.
+    const fn endpoint(self, session: &Session) -> Option<&Url> {
+        match self {
+            Self::Compute => Some(&session.services.compute),
+            Self::Image => session.services.image.as_ref(),
+            Self::Network => session.services.network.as_ref(),
+            Self::Volume => session.services.volume.as_ref(),
+        }
+    }
+
+    const fn is_in(self, session: &Session) -> bool {
+        self.endpoint(session).is_some()
+    }
 }
 
 /// What is asked of a service: the path below its endpoint and a query.
@@ -81,20 +115,20 @@ struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    const fn compute(path: &'a [&'a str]) -> Self {
+    const fn of(service: Service, path: &'a [&'a str]) -> Self {
         Self {
-            service: Service::Compute,
+            service,
             path,
             query: None,
         }
     }
 
+    const fn compute(path: &'a [&'a str]) -> Self {
+        Self::of(Service::Compute, path)
+    }
+
     const fn image(path: &'a [&'a str]) -> Self {
-        Self {
-            service: Service::Image,
-            path,
-            query: None,
-        }
+        Self::of(Service::Image, path)
     }
 
     fn query(mut self, query: Option<String>) -> Self {
@@ -103,14 +137,10 @@ impl<'a> Target<'a> {
     }
 
     fn url(&self, session: &Session) -> Result<Url, CloudError> {
-        let base = match self.service {
-            Service::Compute => Some(&session.services.compute),
-            Service::Image => session.services.image.as_ref(),
-        };
-        let mut url = base.cloned().ok_or_else(|| {
+        let mut url = self.service.endpoint(session).cloned().ok_or_else(|| {
             CloudError::new(
                 CloudErrorKind::Rejected,
-                "find the image service",
+                format!("find the {} service", self.service.name()),
                 "the service catalog has none in this region",
             )
         })?;
@@ -367,5 +397,13 @@ impl Cloud for OpenStack {
 
     async fn delete(&self, id: &CloudId) -> Result<Deletion, CloudError> {
         self.delete_server(id).await
+    }
+
+    async fn leftovers(&self, search: &Search) -> Leftovers {
+        self.find_leftovers(search).await
+    }
+
+    async fn remove(&self, search: &Search, leftover: &Leftover) -> Result<Removal, CloudError> {
+        self.remove_leftover(search, leftover).await
     }
 }

@@ -81,6 +81,10 @@ pub(super) struct Server<'a> {
     #[serde(rename = "OS-EXT-AZ:availability_zone", default, borrow)]
     pub zone: Option<Text<'a>>,
     #[serde(default, borrow)]
+    pub key_name: Option<Text<'a>>,
+    #[serde(default, borrow)]
+    pub image: Option<ServerImage<'a>>,
+    #[serde(default, borrow)]
     pub fault: Option<Fault<'a>>,
     #[serde(default, borrow)]
     pub metadata: Option<Metadata<'a>>,
@@ -93,6 +97,36 @@ pub(super) struct ServerFlavor<'a> {
     pub id: Option<Text<'a>>,
     #[serde(default)]
     pub vcpus: Option<u32>,
+}
+
+/// A server's image: an object with its identifier, or an empty text for one that boots from a
+/// volume.
+#[derive(Debug)]
+pub(super) struct ServerImage<'a>(pub Option<Text<'a>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for ServerImage<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Object<'a> {
+            #[serde(default, borrow)]
+            id: Option<Text<'a>>,
+        }
+        struct ImageVisitor;
+        impl<'de> Visitor<'de> for ImageVisitor {
+            type Value = ServerImage<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an image or an empty text")
+            }
+            fn visit_str<E>(self, _: &str) -> Result<ServerImage<'de>, E> {
+                Ok(ServerImage(None))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let object = serde::de::value::MapAccessDeserializer::new(map);
+                Ok(ServerImage(Object::deserialize(object)?.id))
+            }
+        }
+        deserializer.deserialize_any(ImageVisitor)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -299,6 +333,15 @@ pub(super) struct TokenV3 {
     pub expires_at: Option<String>,
     #[serde(default)]
     pub catalog: Option<Vec<ServiceV3>>,
+    #[serde(default)]
+    pub project: Option<Identified>,
+}
+
+/// Something of which only the identifier is wanted.
+#[derive(Debug, Deserialize)]
+pub(super) struct Identified {
+    #[serde(default)]
+    pub id: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -339,6 +382,8 @@ pub(super) struct TokenV2 {
     pub issued_at: Option<String>,
     #[serde(default)]
     pub expires: Option<String>,
+    #[serde(default)]
+    pub tenant: Option<Identified>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -29,6 +29,7 @@ pub(super) fn answer(region: &Region, asked: &Asked, path: &[&str]) -> Answer {
         (&Method::GET, ["os-keypairs"]) => keypairs::list(region),
         (&Method::POST, ["os-keypairs"]) => keypairs::import(region, asked).into(),
         (&Method::GET, ["os-keypairs", name]) => keypairs::show(region, name).into(),
+        (&Method::DELETE, ["os-keypairs", name]) => keypairs::delete(region, name).into(),
         _ => Answer::no_such_resource(),
     }
 }

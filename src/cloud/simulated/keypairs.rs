@@ -36,9 +36,7 @@ pub(super) fn list(region: &Region) -> Answer {
 /// `GET /os-keypairs/NAME`.
 pub(super) fn show(region: &Region, name: &str) -> Result<Answer, Refusal> {
     let found = region.read(|project| project.keypair(name).cloned());
-    let keypair = found.ok_or_else(|| {
-        Refusal::NotFound(format!("Keypair {name} not found for user {PROJECT_ID}"))
-    })?;
+    let keypair = found.ok_or_else(|| no_such_keypair(name))?;
     Ok(Answer::json(StatusCode::OK, body(&keypair)))
 }
 
@@ -66,6 +64,20 @@ pub(super) fn import(region: &Region, asked: &Asked) -> Result<Answer, Refusal> 
     };
     region.change(|project| project.add_keypair(keypair.clone()))?;
     Ok(Answer::json(StatusCode::OK, body(&keypair)))
+}
+
+/// `DELETE /os-keypairs/NAME`. Servers that were made with it keep the public key.
+pub(super) fn delete(region: &Region, name: &str) -> Result<Answer, Refusal> {
+    refuse_when_read_only(region)?;
+    if region.change(|project| project.remove_keypair(name)) {
+        Ok(Answer::empty(StatusCode::ACCEPTED))
+    } else {
+        Err(no_such_keypair(name))
+    }
+}
+
+fn no_such_keypair(name: &str) -> Refusal {
+    Refusal::NotFound(format!("Keypair {name} not found for user {PROJECT_ID}"))
 }
 
 fn body(keypair: &Keypair) -> Value {

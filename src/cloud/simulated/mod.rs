@@ -38,11 +38,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::clock::Clock;
 use crate::config::{OpenStackOptions, SimulatedOptions, space::OpenStackCredentials};
-use crate::model::{CloudFacts, CloudId, CloudMachine, SpaceName};
+use crate::model::{CloudFacts, CloudId, CloudMachine, Leftover, SpaceName};
 use crate::rng::{Purpose, Seed};
 
 use super::openstack::OpenStack;
-use super::{Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Outside};
+use super::{
+    Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Leftovers, Outside, Removal, Search,
+};
 
 use guest::Guest;
 use http_server::Front;
@@ -211,5 +213,13 @@ impl Cloud for Simulated {
 
     async fn delete(&self, id: &CloudId) -> Result<Deletion, CloudError> {
         self.adapter.delete(id).await
+    }
+
+    async fn leftovers(&self, search: &Search) -> Leftovers {
+        self.adapter.leftovers(search).await
+    }
+
+    async fn remove(&self, search: &Search, leftover: &Leftover) -> Result<Removal, CloudError> {
+        self.adapter.remove(search, leftover).await
     }
 }

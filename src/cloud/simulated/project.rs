@@ -231,6 +231,13 @@ impl Project {
         Ok(())
     }
 
+    /// False when there is no such key pair.
+    pub(super) fn remove_keypair(&mut self, name: &str) -> bool {
+        let before = self.kept.keypairs.len();
+        self.kept.keypairs.retain(|key| key.name != name);
+        self.kept.keypairs.len() < before
+    }
+
     /// A server's VM begins to run. False when the server does not want that any more.
     pub(super) fn boot(&mut self, id: &str, now: Timestamp) -> bool {
         let Some(server) = self.living(id) else {

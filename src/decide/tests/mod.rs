@@ -35,6 +35,7 @@ use crate::rng::Seed;
 mod bookkeeping;
 mod creating;
 mod destroying;
+mod leaks;
 mod properties;
 mod worlds;
 

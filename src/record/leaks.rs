@@ -1,0 +1,137 @@
+//! Writing down what was found out about things left behind, for status and log.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tracing::{debug, info, warn};
+
+use crate::act::{RemoveError, RemoveOutcome};
+use crate::cloud::{Leftovers, NotListed, Removal};
+use crate::decide::leaks::{LeakCount, Leaks, Sightings};
+use crate::model::{LeftoverKind, Timestamp};
+use crate::telemetry::Repeats;
+
+/// What is known of things that bear the marks of a space, since the daemon started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LeakStatus {
+    /// When it was looked for last.
+    pub looked: Option<Timestamp>,
+    /// Each kind of thing.
+    pub kinds: BTreeMap<LeftoverKind, KindStatus>,
+}
+
+/// What is known of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KindStatus {
+    /// How many there were when they were last listed.
+    #[serde(flatten)]
+    pub count: LeakCount,
+    /// How many have been removed.
+    pub removed: u64,
+    /// Why the last look could not list them, if it could not.
+    pub not_listed: Option<String>,
+}
+
+impl LeakStatus {
+    /// Takes over a look at `now` and what follows from it, and says what is new about it.
+    pub fn note_look(
+        &mut self,
+        found: &Leftovers,
+        leaks: &Leaks,
+        before: &Sightings,
+        repeats: &mut Repeats,
+        now: Timestamp,
+    ) {
+        self.looked = Some(now);
+        for key in before
+            .keys()
+            .filter(|key| !leaks.sightings.contains_key(key))
+        {
+            repeats.is_over(&about_removing(key));
+        }
+        for (kind, listed) in found {
+            let status = self.kinds.entry(*kind).or_default();
+            status.not_listed = listed.as_ref().err().map(ToString::to_string);
+            let subject = format!("listing each {kind}");
+            match listed {
+                Ok(_) => {
+                    repeats.is_over(&subject);
+                    status.count = leaks.counts.get(kind).copied().unwrap_or_default();
+                    say_count(*kind, status.count.left, repeats);
+                }
+                Err(NotListed::Unavailable(why)) => {
+                    if repeats.is_news(&subject, why) {
+                        debug!("not looking whether a {kind} is left over: {why}");
+                    }
+                }
+                Err(NotListed::Failed(error)) => {
+                    if repeats.is_news(&subject, &error.message) {
+                        warn!(
+                            "cannot look whether a {kind} is left over: {error}; looking again in ten minutes"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes over what became of removals at `now`, and says so.
+    pub fn note_removals(
+        &mut self,
+        outcomes: &[RemoveOutcome],
+        sightings: &mut Sightings,
+        repeats: &mut Repeats,
+        now: Timestamp,
+    ) {
+        for outcome in outcomes {
+            let leftover = &outcome.remove.leftover;
+            let key = (leftover.kind, leftover.id.clone());
+            let subject = about_removing(&key);
+            match &outcome.result {
+                Ok(removal @ (Removal::Removed | Removal::AlreadyGone)) => {
+                    repeats.is_over(&subject);
+                    sightings.remove(&key);
+                    let status = self.kinds.entry(leftover.kind).or_default();
+                    status.count.left = status.count.left.saturating_sub(1);
+                    let since = outcome.remove.since.to_rfc3339();
+                    if *removal == Removal::Removed {
+                        info!("removed {leftover}: it is ours, and nothing uses it since {since}");
+                        status.removed += 1;
+                    } else {
+                        info!("{leftover} was left over since {since}; it is already gone");
+                    }
+                }
+                Ok(Removal::Changed(why)) => {
+                    sightings.remove(&key);
+                    info!("{leftover} is not removed: {why}");
+                }
+                Err(RemoveError::NotTried) => debug!("{leftover} is not removed in this cycle"),
+                Err(RemoveError::Cloud(error)) => {
+                    if let Some(sighting) = sightings.get_mut(&key) {
+                        sighting.tries = sighting.tries.saturating_add(1);
+                        sighting.tried = Some(now);
+                    }
+                    if repeats.is_news(&subject, &error.message) {
+                        warn!(
+                            "cannot remove {leftover}: {error}; this is tried again, at most once an hour after the third time"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What [`Repeats`] calls the trouble with a removal.
+fn about_removing((kind, id): &(LeftoverKind, String)) -> String {
+    format!("removing {kind} {id}")
+}
+
+fn say_count(kind: LeftoverKind, left: u32, repeats: &mut Repeats) {
+    let subject = format!("{kind} left over");
+    if left == 0 {
+        repeats.is_over(&subject);
+    } else if repeats.is_news(&subject, &left.to_string()) {
+        info!("{left} {kind}(s) of ours are used by nothing");
+    }
+}
