@@ -18,6 +18,7 @@ mod daemon;
 mod demo;
 mod openstack_adapter;
 mod openstack_daemon;
+mod openstack_hostile;
 mod openstack_real;
 mod openstack_site;
 mod pki;

@@ -17,12 +17,12 @@ use vcycle::model::{
 
 use super::scripted::{Authority, Reply, Scripted, Seen};
 
-const PASSWORD: &str = "hunter2-\"quoted\"";
-const NOW: Timestamp = Timestamp::from_unix(1_795_229_463);
-const IMAGE: &str = "70fafd76-166f-49cb-9c64-eb46d0a5f1a5";
+pub const PASSWORD: &str = "hunter2-\"quoted\"";
+pub const NOW: Timestamp = Timestamp::from_unix(1_795_229_463);
+pub const IMAGE: &str = "70fafd76-166f-49cb-9c64-eb46d0a5f1a5";
 
 /// Times short enough for tests and long enough for a busy machine.
-fn times() -> HttpTimes {
+pub fn times() -> HttpTimes {
     HttpTimes {
         connect: Duration::from_secs(5),
         request: Duration::from_secs(5),
@@ -32,7 +32,7 @@ fn times() -> HttpTimes {
     }
 }
 
-fn options(url: &str) -> OpenStackOptions {
+pub fn options(url: &str) -> OpenStackOptions {
     OpenStackOptions {
         url: url::Url::parse(url).unwrap(),
         identity_version: None,
@@ -49,7 +49,7 @@ fn options(url: &str) -> OpenStackOptions {
     }
 }
 
-fn connect_with(
+pub fn connect_with(
     options: &OpenStackOptions,
     ca: &Path,
     clock: Clock,
@@ -59,14 +59,14 @@ fn connect_with(
     OpenStack::with_times(&space, options, ca, clock, times).unwrap()
 }
 
-fn connect(server: &Scripted) -> OpenStack {
+pub fn connect(server: &Scripted) -> OpenStack {
     let options = options(&format!("{}/identity/v3", server.base));
     connect_with(&options, &PathBuf::new(), Clock::manual(NOW), times())
 }
 
 /// A Keystone v3 whose tokens are `token-1`, `token-2`, ... and live for an hour, a Nova with one
 /// flavor and no servers, and a Glance with one image: what a script does not care about.
-fn ordinary(seen: &Seen, base: &str) -> Reply {
+pub fn ordinary(seen: &Seen, base: &str) -> Reply {
     let endpoints = |path: &str| {
         json!([{"interface": "internal", "region": "R1", "url": "http://inside.invalid"},
                {"interface": "public", "region": "R1", "url": format!("{base}{path}")}])
@@ -97,15 +97,15 @@ fn ordinary(seen: &Seen, base: &str) -> Reply {
     }
 }
 
-const SERVERS: &str = "/nova/v2.1/servers/detail";
-const CREATE: &str = "/nova/v2.1/servers";
+pub const SERVERS: &str = "/nova/v2.1/servers/detail";
+pub const CREATE: &str = "/nova/v2.1/servers";
 
 fn server(id: &str) -> serde_json::Value {
     json!({"id": id, "name": format!("n-{id}"), "status": "ACTIVE", "flavor": {"id": "f4"},
            "OS-EXT-STS:power_state": 1})
 }
 
-fn page(ids: &[&str], next: Option<&str>) -> Reply {
+pub fn page(ids: &[&str], next: Option<&str>) -> Reply {
     let servers: Vec<_> = ids.iter().map(|id| server(id)).collect();
     let links: Vec<_> = next
         .iter()
@@ -114,7 +114,7 @@ fn page(ids: &[&str], next: Option<&str>) -> Reply {
     Reply::json(200, json!({"servers": servers, "servers_links": links}))
 }
 
-fn request() -> CreateRequest {
+pub fn request() -> CreateRequest {
     CreateRequest {
         name: MachineName::new("vcycle-atlas-0123456789").unwrap(),
         flavor: Flavor {
