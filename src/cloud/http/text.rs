@@ -14,7 +14,8 @@ const HIDDEN: &str = "[hidden]";
 /// The message in the body of a bad answer: the `message` of an OpenStack fault, the text of an
 /// HTML page, or the text itself. None of `secrets` appears in it.
 pub fn readable(body: &[u8], secrets: &[&str]) -> String {
-    let text = String::from_utf8_lossy(body);
+    // Before anything is taken for markup, and again in what is left: a password can look like a tag.
+    let text = without(String::from_utf8_lossy(body).into_owned(), secrets);
     let text = text.trim();
     let message = match serde_json::from_str::<Value>(text) {
         Ok(value) => json_message(&value).unwrap_or_default(),
@@ -250,6 +251,12 @@ mod tests {
                 assert!(!shown.contains(secret), "{shown}");
             }
         }
+    }
+
+    #[test]
+    fn a_secret_that_looks_like_markup_is_hidden_whole() {
+        let shown = readable(b"<p>bad password hunter2<&x>y", &["hunter2<&x>y"]);
+        assert_eq!(shown, "bad password [hidden]");
     }
 
     #[test]
