@@ -180,7 +180,11 @@ impl Raw {
                 } else {
                     raw.section_mut(&name)
                 };
-                section.options.insert(option.to_lowercase(), value);
+                let option = option.to_lowercase();
+                // `[DEFAULT]` is told with every section, and hidden where the option means nothing.
+                if !(inherited && value.hidden && section.options.contains_key(&option)) {
+                    section.options.insert(option, value);
+                }
             }
         }
         Ok(raw)
