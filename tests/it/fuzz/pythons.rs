@@ -56,7 +56,10 @@ impl Python {
     pub fn all() -> Vec<Self> {
         let mut found: BTreeMap<(u32, u32), PathBuf> = BTreeMap::new();
         for command in commands() {
-            if let Some(version) = version(&command) {
+            // To ask one takes long where it is a script that looks for the real one.
+            if !is_known(&command, &found)
+                && let Some(version) = version(&command)
+            {
                 found.entry(version).or_insert(command);
             }
         }
@@ -104,14 +107,28 @@ impl Drop for Python {
 fn commands() -> Vec<PathBuf> {
     let names = ["python2.7", "python2", "python3", "python"].map(str::to_owned);
     let minor = (4..30).map(|minor| format!("python3.{minor}"));
-    let mut commands: Vec<PathBuf> = names.into_iter().chain(minor).map(PathBuf::from).collect();
+    let named = names.into_iter().chain(minor).map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".pyenv"));
     let pyenv = std::env::var_os("PYENV_ROOT").map(PathBuf::from).or(home);
     let kept = pyenv.and_then(|root| std::fs::read_dir(root.join("versions")).ok());
-    for entry in kept.into_iter().flatten().flatten() {
-        commands.push(entry.path().join("bin/python"));
-    }
-    commands
+    let kept = kept.into_iter().flatten().flatten();
+    let kept = kept.map(|entry| entry.path().join("bin/python"));
+    kept.chain(named).collect()
+}
+
+/// Whether the name of a command tells a version that has been found.
+fn is_known(command: &Path, found: &BTreeMap<(u32, u32), PathBuf>) -> bool {
+    let name = command
+        .to_str()
+        .and_then(|name| name.strip_prefix("python"));
+    name.is_some_and(|told| {
+        let versions = found
+            .keys()
+            .map(|(major, minor)| format!("{major}.{minor}"));
+        versions
+            .into_iter()
+            .any(|version| version.starts_with(told))
+    })
 }
 
 fn version(command: &Path) -> Option<(u32, u32)> {

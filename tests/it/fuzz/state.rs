@@ -172,7 +172,7 @@ fn a_damaged_directory_hides_no_other_and_hangs_nobody() {
     let inputs = (things, now, listed);
     fuzz(
         file!(),
-        cases(Cost::Dear, 40),
+        cases(Cost::Dear, 15),
         &inputs,
         |(things, now, listed)| {
             let machines = store.layout().machines();
