@@ -181,7 +181,8 @@ impl Answer {
             .filter(|_| self.status.is_redirection())
             .and_then(|value| Url::parse(value.to_str().ok()?).ok());
         if let Some(target) = target {
-            message.push_str(&format!(" to {} (not followed)", shown(&target)));
+            let target = text::one_line(&text::without(shown(&target), secrets));
+            message.push_str(&format!(" to {target} (not followed)"));
         } else if !said.is_empty() {
             message = format!("{}: {said}", message.trim_end());
         }
@@ -206,7 +207,11 @@ impl Answer {
         CloudError::new(
             CloudErrorKind::Rejected,
             self.operation.clone(),
-            format!("{} with an answer that cannot be used: {why}", self.status),
+            format!(
+                "{} with an answer that cannot be used: {}",
+                self.status,
+                text::one_line(&why.to_string())
+            ),
         )
     }
 }

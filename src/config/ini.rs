@@ -3,7 +3,7 @@
 //! Site files rely on the rules of Python 2.7's `RawConfigParser`, which are rules about *lines*:
 //! what is a comment, what continues a value, where a comment begins inside a value. One pass here
 //! applies them, keeps the line numbers and finds the errors, and writes every section header and
-//! option in one canonical, quoted form (`[LINE name]`, `LINE name="value"`), which rust-ini then
+//! option in one canonical, quoted form (`[LINE name|]`, `LINE name|="value"`), which rust-ini then
 //! reads. The differences from Python are deliberate:
 //!
 //! - a UTF-8 byte order mark and carriage returns before line ends are dropped;
@@ -22,6 +22,10 @@ use super::problem::{Origin, Problem};
 
 /// Lines in error that are reported one by one; the rest of a file is only counted.
 const MOST_BAD_LINES: usize = 50;
+
+/// What ends a name in the canonical form: rust-ini would drop a blank of Unicode there, and a name
+/// that is not the one in the file would count.
+const END: char = '|';
 
 /// A section as it stands in one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +74,7 @@ fn canonical_form() -> ParseOption {
 fn sections_of(ini: &Ini, file: &Arc<Path>) -> Vec<FileSection> {
     let place = |text: &str| {
         let (line, name) = text.split_once(' ').unwrap_or((text, ""));
+        let name = name.strip_suffix(END).unwrap_or(name);
         let origin = Origin {
             file: Arc::clone(file),
             line: line.parse().unwrap_or(0),
@@ -136,9 +141,8 @@ impl LinePass {
         } else if let Some(header) = section_header(line) {
             self.finish_option();
             self.in_section = true;
-            let name = header.to_lowercase();
-            let words: Vec<&str> = name.split(is_space).filter(|w| !w.is_empty()).collect();
-            self.emit(format_args!("[{number} {}]\n", escaped(&words.join(" "))));
+            let name = escaped(&section_name(header));
+            self.emit(format_args!("[{number} {name}{END}]\n"));
         } else if !self.in_section {
             self.headerless.get_or_insert(number);
         } else if let Some((name, value)) = option(line) {
@@ -163,7 +167,7 @@ impl LinePass {
     fn finish_option(&mut self) {
         if let Some(Pending { line, name, value }) = self.pending.take() {
             let (name, value) = (escaped(&name), escaped(&value));
-            self.emit(format_args!("{line} {name}=\"{value}\"\n"));
+            self.emit(format_args!("{line} {name}{END}=\"{value}\"\n"));
         }
     }
 
@@ -197,6 +201,13 @@ impl LinePass {
         }
         problems
     }
+}
+
+/// The name of a section as it counts: in lower case, with single blanks between its words.
+pub(super) fn section_name(header: &str) -> String {
+    let name = header.to_lowercase();
+    let words: Vec<&str> = name.split(is_space).filter(|w| !w.is_empty()).collect();
+    words.join(" ")
 }
 
 /// White space as Python 2 has it for byte strings.
@@ -364,6 +375,23 @@ mod tests {
             .map(|section| (section.name.as_str(), section.origin.line))
             .collect();
         assert_eq!(names, [("space example.org", 1), ("a b", 3), ("a b", 4)]);
+    }
+
+    #[test]
+    fn only_blanks_of_ascii_are_blanks() {
+        let (sections, problems) =
+            read("[\u{a0}s\u{a0}]\n\u{2003}x\u{2003} = \u{a0}1\u{a0}\nx|=2\n");
+        assert_eq!(problems, []);
+        assert_eq!(sections[0].name, "\u{a0}s\u{a0}");
+        let options: Vec<_> = sections[0]
+            .options
+            .iter()
+            .map(|(name, value, _)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            options,
+            [("\u{2003}x\u{2003}", "\u{a0}1\u{a0}"), ("x|", "2")]
+        );
     }
 
     #[test]

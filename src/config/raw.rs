@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::model::SpaceName;
 
-use super::ini::FileSection;
+use super::ini::{FileSection, section_name};
 use super::options::{self, SectionKind};
 use super::problem::Origin;
 
@@ -169,8 +169,7 @@ impl Raw {
             let options = options
                 .as_object()
                 .ok_or_else(|| bad(header, "expected an object of options"))?;
-            let name = header.to_lowercase();
-            let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
+            let name = section_name(header);
             raw.section_mut(&name);
             for (option, json) in options {
                 let value = value_from_json(json)
@@ -181,7 +180,11 @@ impl Raw {
                 } else {
                     raw.section_mut(&name)
                 };
-                section.options.insert(option.to_lowercase(), value);
+                let option = option.to_lowercase();
+                // `[DEFAULT]` is told with every section, and hidden where the option means nothing.
+                if !(inherited && value.hidden && section.options.contains_key(&option)) {
+                    section.options.insert(option, value);
+                }
             }
         }
         Ok(raw)

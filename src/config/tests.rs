@@ -747,6 +747,20 @@ fn a_printed_configuration_reads_the_same() {
     assert_eq!(third.to_json(), snapshot);
 }
 
+/// An option of machinetypes means nothing in `[server]`, and is hidden there as any unknown one.
+#[test]
+fn a_snapshot_keeps_the_defaults_when_there_is_a_server() {
+    let text = format!("[DEFAULT]\nmax_wallclock_seconds = 7\n[server]\nlisten = none\n{SMALL}");
+    let (first, _) = raw(&[("/a", &text)]);
+    let second = Raw::from_json(&first.to_json()).unwrap();
+    assert_eq!(
+        interpret(&second, &context())
+            .0
+            .map(|config| the_machinetype(&config).max_wallclock),
+        Some(Seconds::new(7))
+    );
+}
+
 #[test]
 fn a_snapshot_written_by_hand() {
     let json = json!({

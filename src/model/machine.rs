@@ -260,7 +260,7 @@ impl ShutdownMessage {
         while text.len() > Self::MAX_BYTES {
             text.pop();
         }
-        let text = text.trim_end().to_owned();
+        let text = text.trim().to_owned();
         let code = text
             .split_whitespace()
             .next()
@@ -309,9 +309,13 @@ mod tests {
             ("+30 sign", None),
             ("Everything fine", None),
             ("", None),
+            ("\u{1b}300 after a control character", Some(300)),
         ];
         for (raw, code) in cases {
-            assert_eq!(ShutdownMessage::parse(raw).code(), code, "{raw:?}");
+            let message = ShutdownMessage::parse(raw);
+            assert_eq!(message.code(), code, "{raw:?}");
+            // A recorded situation holds the text, and must mean the same.
+            assert_eq!(ShutdownMessage::parse(message.text()), message, "{raw:?}");
         }
     }
 

@@ -15,6 +15,7 @@ mod machine;
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use disk::Disk;
@@ -129,6 +130,7 @@ impl Store {
             .create(true)
             .truncate(false)
             .write(true)
+            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
             .open(&lock_path)
             .context("open", &lock_path)?;
         match lock.try_lock() {
@@ -220,6 +222,10 @@ impl Store {
     /// When the file system refuses.
     pub fn set_last_scan(&self, space: &SpaceName, time: Timestamp) -> Result<(), StateError> {
         let path = self.layout.last_scan(space);
+        // Opening a named pipe to write would wait for its reader.
+        if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+            return Err(not_a_file(&path));
+        }
         self.layout
             .disk()
             .touch(&path, time.to_system_time())
@@ -247,15 +253,16 @@ impl Store {
     }
 }
 
-/// Reads a small file that need not be there. Symbolic links are not followed.
+/// Reads a small file that need not be there. Symbolic links are not followed, and what is no file
+/// is refused: opening a named pipe would keep the daemon waiting for whoever writes to it.
 fn read_small(disk: &Disk, path: &Path) -> Result<Option<String>, StateError> {
     use std::io::Read;
-    use std::os::unix::fs::OpenOptionsExt;
 
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let opened = disk.read(path).and_then(|()| {
         File::options()
             .read(true)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .custom_flags(flags.bits().cast_signed())
             .open(path)
     });
     let file = match opened {
@@ -263,11 +270,21 @@ fn read_small(disk: &Disk, path: &Path) -> Result<Option<String>, StateError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).context("open", path),
     };
+    if !file.metadata().context("look at", path)?.is_file() {
+        return Err(not_a_file(path));
+    }
     let mut bytes = Vec::new();
     file.take(SMALL_FILE)
         .read_to_end(&mut bytes)
         .context("read", path)?;
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+fn not_a_file(path: &Path) -> StateError {
+    StateError::Damaged {
+        path: path.to_owned(),
+        what: "is not a regular file".to_owned(),
+    }
 }
 
 /// Reads a file that holds something with a text form; a missing file is `None`.
@@ -306,6 +323,36 @@ mod tests {
         ));
         drop(first);
         Store::open(dir.path()).unwrap();
+    }
+
+    fn pipe(path: &Path) {
+        Disk::default()
+            .create_dir_all(disk::directory_of(path))
+            .unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    }
+
+    /// Each of these calls waited for ever for the other end of the pipe.
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_is_an_error_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let space = SpaceName::new("example.org").unwrap();
+        let machinetype = MachinetypeName::new("a").unwrap();
+        pipe(&store.layout().last_abort_time(&space, &machinetype));
+        pipe(&store.layout().last_scan(&space));
+        let read = store.last_abort_time(&space, &machinetype);
+        let touched = store.set_last_scan(&space, Timestamp::from_unix(1));
+        for problem in [read.map(drop), touched] {
+            let problem = problem.unwrap_err().to_string();
+            assert!(problem.ends_with("is not a regular file"), "{problem}");
+        }
+        drop(store);
+        let lock = Layout::new(dir.path()).lock();
+        fs::remove_file(&lock).unwrap();
+        pipe(&lock);
+        Store::open(dir.path()).unwrap_err();
     }
 
     #[test]

@@ -17,12 +17,12 @@ use vcycle::model::{
 
 use super::scripted::{Authority, Reply, Scripted, Seen};
 
-const PASSWORD: &str = "hunter2-\"quoted\"";
-const NOW: Timestamp = Timestamp::from_unix(1_795_229_463);
-const IMAGE: &str = "70fafd76-166f-49cb-9c64-eb46d0a5f1a5";
+pub const PASSWORD: &str = "hunter2-\"quoted\"";
+pub const NOW: Timestamp = Timestamp::from_unix(1_795_229_463);
+pub const IMAGE: &str = "70fafd76-166f-49cb-9c64-eb46d0a5f1a5";
 
 /// Times short enough for tests and long enough for a busy machine.
-fn times() -> HttpTimes {
+pub fn times() -> HttpTimes {
     HttpTimes {
         connect: Duration::from_secs(5),
         request: Duration::from_secs(5),
@@ -32,7 +32,7 @@ fn times() -> HttpTimes {
     }
 }
 
-fn options(url: &str) -> OpenStackOptions {
+pub fn options(url: &str) -> OpenStackOptions {
     OpenStackOptions {
         url: url::Url::parse(url).unwrap(),
         identity_version: None,
@@ -49,7 +49,7 @@ fn options(url: &str) -> OpenStackOptions {
     }
 }
 
-fn connect_with(
+pub fn connect_with(
     options: &OpenStackOptions,
     ca: &Path,
     clock: Clock,
@@ -97,15 +97,15 @@ pub fn ordinary(seen: &Seen, base: &str) -> Reply {
     }
 }
 
-const SERVERS: &str = "/nova/v2.1/servers/detail";
-const CREATE: &str = "/nova/v2.1/servers";
+pub const SERVERS: &str = "/nova/v2.1/servers/detail";
+pub const CREATE: &str = "/nova/v2.1/servers";
 
 fn server(id: &str) -> serde_json::Value {
     json!({"id": id, "name": format!("n-{id}"), "status": "ACTIVE", "flavor": {"id": "f4"},
            "OS-EXT-STS:power_state": 1})
 }
 
-fn page(ids: &[&str], next: Option<&str>) -> Reply {
+pub fn page(ids: &[&str], next: Option<&str>) -> Reply {
     let servers: Vec<_> = ids.iter().map(|id| server(id)).collect();
     let links: Vec<_> = next
         .iter()

@@ -59,6 +59,20 @@ pub enum Reply {
         headers: Vec<(&'static str, String)>,
         body: String,
     },
+    /// Answers with bytes that need not be text.
+    Raw {
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        body: Vec<u8>,
+    },
+    /// Answers with `head`, then with `piece` so many times, then with `tail`.
+    Long {
+        status: u16,
+        head: String,
+        piece: String,
+        times: usize,
+        tail: String,
+    },
     /// Sends the head and half of the body, then breaks the connection.
     BreakOff(String),
     /// Breaks the connection without a word.
@@ -152,6 +166,11 @@ impl Scripted {
         self.seen.lock().unwrap().clone()
     }
 
+    /// Forgets the requests so far.
+    pub fn forget(&self) {
+        self.seen.lock().unwrap().clear();
+    }
+
     /// How many requests so far had this method and path.
     pub fn count(&self, method: &str, path: &str) -> usize {
         self.seen().iter().filter(|s| s.is(method, path)).count()
@@ -240,6 +259,34 @@ async fn answer(
             }
             let body = Full::new(Bytes::from(body)).map_err(|n: Infallible| match n {});
             Ok(response.body(body.boxed()).unwrap())
+        }
+        Reply::Raw {
+            status,
+            headers,
+            body,
+        } => {
+            let mut response = Response::builder().status(status);
+            for (name, value) in headers {
+                response = response.header(name, value);
+            }
+            let body = Full::new(Bytes::from(body)).map_err(|n: Infallible| match n {});
+            Ok(response.body(body.boxed()).unwrap())
+        }
+        Reply::Long {
+            status,
+            head,
+            piece,
+            times,
+            tail,
+        } => {
+            let pieces = std::iter::repeat_n(Bytes::from(piece), times);
+            let all = std::iter::once(Bytes::from(head))
+                .chain(pieces)
+                .chain(std::iter::once(Bytes::from(tail)));
+            let frames = all.map(|bytes| Ok::<_, std::io::Error>(Frame::data(bytes)));
+            let body = StreamBody::new(futures_util::stream::iter(frames));
+            let response = Response::builder().status(status);
+            Ok(response.body(BodyExt::boxed(body)).unwrap())
         }
         Reply::BreakOff(text) => {
             let half = Bytes::from(text).split_to(8);

@@ -14,14 +14,15 @@ const HIDDEN: &str = "[hidden]";
 /// The message in the body of a bad answer: the `message` of an OpenStack fault, the text of an
 /// HTML page, or the text itself. None of `secrets` appears in it.
 pub fn readable(body: &[u8], secrets: &[&str]) -> String {
-    let text = String::from_utf8_lossy(body);
+    // Before anything is taken for markup, and again in what is left: a password can look like a tag.
+    let text = without(String::from_utf8_lossy(body).into_owned(), secrets);
     let text = text.trim();
     let message = match serde_json::from_str::<Value>(text) {
         Ok(value) => json_message(&value).unwrap_or_default(),
         Err(_) if text.starts_with('<') => html_text(text),
         Err(_) => text.to_owned(),
     };
-    one_line(&hide(message, secrets))
+    one_line(&without(message, secrets))
 }
 
 /// An error with all its causes, in one line.
@@ -68,20 +69,61 @@ pub fn one_line(text: &str) -> String {
     line
 }
 
-fn hide(mut message: String, secrets: &[&str]) -> String {
-    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        if message.contains(secret) {
-            message = message.replace(secret, HIDDEN);
-        }
-        // The same in the spelling of a quoted request.
-        let quoted = Value::from(*secret).to_string();
-        let quoted = quoted.trim_matches('"');
-        if message.contains(quoted) {
-            message = message.replace(quoted, HIDDEN);
+/// `message` with none of `secrets` in it, in none of the spellings in which servers quote.
+pub fn without(mut message: String, secrets: &[&str]) -> String {
+    let secrets = secrets.iter().map(|secret| secret.trim());
+    for secret in secrets.filter(|secret| !secret.is_empty()) {
+        for spelling in spellings(secret) {
+            if message.contains(&spelling) {
+                message = message.replace(&spelling, HIDDEN);
+            }
         }
     }
     message
 }
+
+/// A text as it is, as part of JSON once and twice, of Rust's `{:?}`, of HTML, and of an address.
+fn spellings(text: &str) -> Vec<String> {
+    let json = |text: &str| {
+        let quoted = Value::from(text).to_string();
+        let inner = quoted.strip_prefix('"').and_then(|q| q.strip_suffix('"'));
+        inner.unwrap_or_default().to_owned()
+    };
+    let html = text
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
+    let encoded = |set| percent_encoding::utf8_percent_encode(text, set).to_string();
+    let mut spellings = vec![
+        text.to_owned(),
+        json(text),
+        json(&json(text)),
+        text.escape_debug().to_string(),
+        html.replace('"', "&quot;").replace('\'', "&#39;"),
+        html.replace('"', "&quot;").replace('\'', "&#x27;"),
+        html,
+        encoded(percent_encoding::NON_ALPHANUMERIC),
+        encoded(IN_PATH),
+    ];
+    // The longest first: a shorter one may be a part of it.
+    spellings.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
+    spellings.dedup();
+    spellings
+}
+
+/// What an address cannot have in its path.
+const IN_PATH: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}')
+    .add(b'/')
+    .add(b'%');
 
 /// The first `message`, `detail` or `title` in an error document, at most two objects down:
 /// `{"badRequest": {"message": ...}}`, `{"error": {...}}`, `{"errors": [{"detail": ...}]}`.
@@ -209,6 +251,12 @@ mod tests {
                 assert!(!shown.contains(secret), "{shown}");
             }
         }
+    }
+
+    #[test]
+    fn a_secret_that_looks_like_markup_is_hidden_whole() {
+        let shown = readable(b"<p>bad password hunter2<&x>y", &["hunter2<&x>y"]);
+        assert_eq!(shown, "bad password [hidden]");
     }
 
     #[test]

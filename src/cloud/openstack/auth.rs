@@ -6,7 +6,7 @@
 //! 2. Calls that find the same token refused share one new one, and share the error when there is
 //!    none to be had: wrong credentials do not knock ten times at once.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method};
@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 use url::Url;
 
 use super::catalog::{self, Endpoint, Services};
+use super::document;
 use super::wire::{TokenV2Document, TokenV3Document, VersionDocument, Versions};
 use crate::clock::Clock;
 use crate::cloud::http::{Answer, Http, Request, shown};
@@ -30,6 +31,12 @@ use crate::model::{Seconds, Timestamp};
 const MARGIN: Seconds = Seconds::new(120);
 /// How long a token is used whose life is not told.
 const UNKNOWN_LIFE: Seconds = Seconds::new(600);
+/// The largest version document, in bytes; real ones have hundreds. To try its forms one after the
+/// other takes many times its size.
+const MAX_VERSIONS: usize = 1024 * 1024;
+/// How many tokens are kept out of messages: the last, and the one before it, which a request that
+/// is still under way may bear.
+const RECENT_TOKENS: usize = 2;
 
 /// A token and the addresses it is good for.
 #[derive(Debug)]
@@ -64,6 +71,8 @@ pub(super) struct Identity {
     options: OpenStackOptions,
     clock: Clock,
     state: Mutex<State>,
+    /// The last tokens, latest first.
+    recent: std::sync::Mutex<Vec<HeaderValue>>,
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +103,7 @@ impl Identity {
                 version,
                 ..State::default()
             }),
+            recent: std::sync::Mutex::default(),
         })
     }
 
@@ -103,6 +113,18 @@ impl Identity {
             OpenStackCredentials::Password { password, .. } => password.reveal(),
             OpenStackCredentials::ApplicationCredential { secret, .. } => secret.reveal(),
         }
+    }
+
+    /// The tokens that no message may show.
+    pub(super) fn recent_tokens(&self) -> Vec<HeaderValue> {
+        let recent = self.recent.lock();
+        recent.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn remember(&self, token: &HeaderValue) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.truncate(RECENT_TOKENS - 1);
+        recent.insert(0, token.clone());
     }
 
     /// A token that should be good.
@@ -191,6 +213,7 @@ impl Identity {
             IdentityVersion::V3 => granted_v3(&answer)?,
             IdentityVersion::V2 => granted_v2(&answer)?,
         };
+        self.remember(&granted.token);
         state.count += 1;
         self.session_from(granted, state.count, &answer)
     }
@@ -249,16 +272,20 @@ impl Identity {
         if !answer.status.is_success() && answer.status.as_u16() != 300 {
             return Err(self.refusal(&answer));
         }
-        let ids: Vec<String> = match serde_json::from_slice(&answer.body) {
+        let document = match answer.body.len() {
+            0..=MAX_VERSIONS => serde_json::from_slice(&answer.body).map_err(|e| document::why(&e)),
+            _ => Err(format!("more than {MAX_VERSIONS} bytes")),
+        };
+        let ids: Vec<String> = match document {
             Ok(VersionDocument::All { versions }) => match versions {
                 Versions::Wrapped { values } | Versions::Plain(values) => {
                     values.into_iter().map(|version| version.id).collect()
                 }
             },
             Ok(VersionDocument::One { version }) => vec![version.id],
-            Err(error) => {
+            Err(why) => {
                 return Err(answer.unreadable(format_args!(
-                    "no list of identity versions ({error}); set api_version"
+                    "no list of identity versions ({why}); set api_version"
                 )));
             }
         };
@@ -351,8 +378,7 @@ fn moment(text: Option<String>) -> Option<Timestamp> {
 }
 
 fn granted_v3(answer: &Answer) -> Result<Granted, CloudError> {
-    let document: TokenV3Document =
-        serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(error))?;
+    let document: TokenV3Document = document::read(answer)?;
     let token = answer
         .headers
         .get("x-subject-token")
@@ -364,13 +390,12 @@ fn granted_v3(answer: &Answer) -> Result<Granted, CloudError> {
         issued: moment(described.issued_at),
         expires: moment(described.expires_at),
         project: described.project.and_then(|project| project.id),
-        endpoints: catalog::endpoints_v3(described.catalog.unwrap_or_default()),
+        endpoints: catalog::endpoints_v3(described.catalog.unwrap_or_default().0),
     })
 }
 
 fn granted_v2(answer: &Answer) -> Result<Granted, CloudError> {
-    let document: TokenV2Document =
-        serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(error))?;
+    let document: TokenV2Document = document::read(answer)?;
     let token = document.access.token;
     Ok(Granted {
         token: HeaderValue::from_str(&token.id)
@@ -378,7 +403,7 @@ fn granted_v2(answer: &Answer) -> Result<Granted, CloudError> {
         issued: moment(token.issued_at),
         expires: moment(token.expires),
         project: token.tenant.and_then(|tenant| tenant.id),
-        endpoints: catalog::endpoints_v2(document.access.catalog.unwrap_or_default()),
+        endpoints: catalog::endpoints_v2(document.access.catalog.unwrap_or_default().0),
     })
 }
 

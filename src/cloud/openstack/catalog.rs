@@ -4,6 +4,9 @@ use url::Url;
 
 use super::wire::{ServiceV2, ServiceV3};
 
+/// The longest address that is believed, in bytes: it is part of every message about a request.
+const MAX_ADDRESS: usize = 1000;
+
 /// A public endpoint, in the terms of every version of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint {
@@ -24,10 +27,15 @@ pub(super) struct Services {
     pub volume: Option<Url>,
 }
 
+/// Whether endpoints of this service are looked at.
+fn is_used(service: &str) -> bool {
+    matches!(service, "compute" | "image")
+}
+
 pub(super) fn endpoints_v3(catalog: Vec<ServiceV3>) -> Vec<Endpoint> {
     let mut all = Vec::new();
-    for service in catalog {
-        for endpoint in service.endpoints {
+    for service in catalog.into_iter().filter(|service| is_used(&service.kind)) {
+        for endpoint in service.endpoints.0 {
             if matches!(endpoint.interface.as_str(), "public" | "publicURL") {
                 all.push(Endpoint {
                     service: service.kind.clone(),
@@ -42,8 +50,8 @@ pub(super) fn endpoints_v3(catalog: Vec<ServiceV3>) -> Vec<Endpoint> {
 
 pub(super) fn endpoints_v2(catalog: Vec<ServiceV2>) -> Vec<Endpoint> {
     let mut all = Vec::new();
-    for service in catalog {
-        for endpoint in service.endpoints {
+    for service in catalog.into_iter().filter(|service| is_used(&service.kind)) {
+        for endpoint in service.endpoints.0 {
             if let Some(url) = endpoint.public {
                 all.push(Endpoint {
                     service: service.kind.clone(),
@@ -122,6 +130,7 @@ fn address(endpoint: &Endpoint) -> Result<Url, String> {
     Url::parse(url)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        .filter(|url| url.as_str().len() <= MAX_ADDRESS)
         .ok_or_else(|| format!("the service catalog gives {url:?} as the address of {service}"))
 }
 

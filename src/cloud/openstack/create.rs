@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::Method;
 
+use super::document::{self, is_identifier};
 use super::wire::{CreatedDocument, Named, Network, NewServer, NewServerDocument};
 use super::{OpenStack, Reply, Target, Trouble};
 use crate::cloud::http::{Answer, FailureKind, text};
@@ -62,12 +63,12 @@ impl OpenStack {
 
     async fn created(&self, reply: &Reply) -> Result<CloudId, CloudError> {
         if reply.is_success() {
-            return match serde_json::from_slice::<CreatedDocument>(&reply.answer.body) {
-                Ok(document) if !document.server.id.is_empty() => {
+            return match document::read::<CreatedDocument>(&reply.answer) {
+                Ok(document) if is_identifier(&document.server.id) => {
                     Ok(CloudId::new(document.server.id))
                 }
-                Ok(_) => Err(ambiguous(&reply.answer, "the identifier is empty")),
-                Err(error) => Err(ambiguous(&reply.answer, &error.to_string())),
+                Ok(_) => Err(ambiguous(reply.answer.unreadable(NO_IDENTIFIER))),
+                Err(error) => Err(ambiguous(error)),
             };
         }
         if reply.status() == 400 {
@@ -99,14 +100,22 @@ impl OpenStack {
     }
 }
 
-fn ambiguous(answer: &Answer, why: &str) -> CloudError {
-    let mut error = answer.unreadable(why);
-    error.kind = CloudErrorKind::Ambiguous;
-    error
+const NO_IDENTIFIER: &str = "the identifier is empty, too long, or has blanks in it";
+
+fn ambiguous(error: CloudError) -> CloudError {
+    CloudError {
+        kind: CloudErrorKind::Ambiguous,
+        ..error
+    }
+}
+
+/// What of the user_data travels in a request to create.
+pub(super) fn encoded_user_data(request: &CreateRequest) -> String {
+    STANDARD.encode(request.user_data.reveal())
 }
 
 fn encode_user_data(request: &CreateRequest) -> Result<String, CloudError> {
-    let encoded = STANDARD.encode(request.user_data.reveal());
+    let encoded = encoded_user_data(request);
     if encoded.len() > MAX_USER_DATA {
         return Err(CloudError::new(
             CloudErrorKind::Rejected,

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::future::join_all;
 use tracing::debug;
 
+use super::document;
 use super::wire::ServerFaultDocument;
 use super::{OpenStack, Target};
 use crate::cloud::CloudError;
@@ -76,6 +77,7 @@ impl OpenStack {
         });
         for (index, outcome, id) in join_all(questions).await {
             let fault = outcome.unwrap_or_else(|error| {
+                let error = self.clean(error);
                 debug!(%error, "a failed machine's reason cannot be read");
                 None
             });
@@ -89,8 +91,7 @@ impl OpenStack {
     async fn fault(&self, id: &str) -> Result<Option<String>, CloudError> {
         let path = ["servers", id];
         let answer = self.read(&Target::compute(&path)).await?;
-        let document: ServerFaultDocument<'_> =
-            serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(error))?;
+        let document: ServerFaultDocument<'_> = document::read(&answer)?;
         let message = document.server.fault.and_then(|fault| fault.message);
         Ok(message
             .map(|message| text::one_line(message.as_str()))

@@ -4,9 +4,11 @@
 use http::Method;
 use url::form_urlencoded;
 
+use super::document;
 use super::shared::Shared;
 use super::wire::{Image, ImagePage};
 use super::{OpenStack, Reply, Target, Trouble};
+use crate::cloud::http::text;
 use crate::cloud::{CloudError, CloudErrorKind};
 use crate::model::{Seconds, Timestamp};
 
@@ -61,13 +63,14 @@ impl OpenStack {
             .finish();
         let target = Target::image(&["images"]).query(Some(query));
         let answer = self.read(&target).await?;
-        let page: ImagePage =
-            serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(error))?;
+        let page: ImagePage = document::read(&answer)?;
         // Glance reads some names as operators ("in:a,b"), so that the answer is checked.
         let named = page
             .images
+            .0
             .into_iter()
-            .filter(|image| image.name.as_deref() == Some(name));
+            .filter(|image| image.name.as_deref() == Some(name))
+            .filter(|image| document::is_identifier(&image.id));
         let error =
             |kind, message: String| CloudError::new(kind, answer.operation.clone(), message);
         let (active, other): (Vec<Image>, Vec<Image>) = named.partition(is_active);
@@ -95,7 +98,12 @@ impl OpenStack {
 }
 
 fn read(reply: &Reply) -> Result<Image, CloudError> {
-    serde_json::from_slice(&reply.answer.body).map_err(|error| reply.answer.unreadable(error))
+    let image: Image = document::read(&reply.answer)?;
+    if document::is_identifier(&image.id) {
+        Ok(image)
+    } else {
+        Err(reply.answer.unreadable("the image has no identifier"))
+    }
 }
 
 fn is_active(image: &Image) -> bool {
@@ -115,7 +123,7 @@ fn usable(image: Image, wanted: &str) -> Result<String, CloudError> {
         format!(
             "image {} is {}, not active",
             image.id,
-            image.status.unwrap_or_default()
+            text::one_line(&image.status.unwrap_or_default())
         ),
     ))
 }

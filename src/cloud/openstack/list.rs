@@ -13,6 +13,7 @@ use http::Method;
 use tracing::debug;
 use url::form_urlencoded;
 
+use super::document::{self, MAX_NAME, is_identifier};
 use super::wire::{self, Server, ServerPage, Text};
 use super::{OpenStack, Target, Trouble};
 use crate::cloud::CloudError;
@@ -41,7 +42,10 @@ impl OpenStack {
             match self.list_once().await? {
                 Pass::Complete(machines) => return Ok(machines),
                 Pass::Changed(error) if attempt >= ATTEMPTS => return Err(error),
-                Pass::Changed(error) => debug!(%error, attempt, "listing is begun again"),
+                Pass::Changed(error) => {
+                    let error = self.clean(error);
+                    debug!(%error, attempt, "listing is begun again");
+                }
             }
             attempt += 1;
         }
@@ -105,12 +109,11 @@ fn read_page(
     processors: &HashMap<String, Processors>,
     machines: &mut Vec<CloudMachine>,
 ) -> Result<Option<Option<String>>, CloudError> {
-    let page: ServerPage<'_> =
-        serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(error))?;
-    let next = wire::next_page(page.servers_links.as_deref()).map(query_of);
-    machines.reserve(page.servers.len());
-    for server in page.servers {
-        if server.id.as_str().is_empty() || server.status.as_str().is_empty() {
+    let page: ServerPage<'_> = document::read(answer)?;
+    let next = wire::next_page(page.servers_links.as_ref()).map(query_of);
+    machines.reserve(page.servers.0.len());
+    for server in page.servers.0 {
+        if !is_identifier(server.id.as_str()) || server.status.as_str().is_empty() {
             return Err(answer.unreadable("a server has no identifier or no status"));
         }
         machines.push(machine(server, processors));
@@ -178,7 +181,7 @@ fn machine(server: Server<'_>, processors: &HashMap<String, Processors>) -> Clou
             let told = flavor.vcpus.map(Processors::new);
             told.or_else(|| processors.get(flavor.id.as_ref()?.as_str()).copied())
         }),
-        address: server.addresses.and_then(|first| first.0).map(String::from),
+        address: server.addresses.and_then(|first| filled(first.0)),
         zone: filled(server.zone),
         key: filled(server.key_name),
         image: filled(server.image.and_then(|image| image.0)),
@@ -189,19 +192,30 @@ fn machine(server: Server<'_>, processors: &HashMap<String, Processors>) -> Clou
             .filter(|message| !message.is_empty()),
         marks: server.metadata.and_then(marks),
         id: CloudId::new(String::from(server.id)),
-        name: String::from(server.name),
+        name: bounded(server.name),
     }
 }
 
+/// A text that is shown to people and written to a file of one line.
 fn filled(text: Option<Text<'_>>) -> Option<String> {
-    text.map(String::from).filter(|text| !text.is_empty())
+    text.map(|text| text::one_line(text.as_str()))
+        .filter(|text| !text.is_empty())
+}
+
+/// A text that is compared with names of ours, which are shorter than this limit, so that a text
+/// that is cut is equal to none.
+fn bounded(text: Text<'_>) -> String {
+    let text = text.as_str();
+    let mut ends = (0..=text.len().min(MAX_NAME)).rev();
+    let cut = ends.find_map(|end| text.get(..end));
+    cut.unwrap_or_default().to_owned()
 }
 
 fn marks(metadata: wire::Metadata<'_>) -> Option<Marks> {
     Some(Marks {
-        space: metadata.space?.into(),
-        manager: metadata.manager?.into(),
-        machinetype: metadata.machinetype.map(String::from),
+        space: bounded(metadata.space?),
+        manager: bounded(metadata.manager?),
+        machinetype: metadata.machinetype.map(bounded),
     })
 }
 

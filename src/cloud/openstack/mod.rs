@@ -15,6 +15,7 @@
 mod auth;
 mod catalog;
 mod create;
+mod document;
 mod faults;
 mod images;
 mod keys;
@@ -48,6 +49,8 @@ use crate::model::{
 
 /// The most pages of flavors that are read; the list is the cloud's, not ours.
 const MAX_FLAVOR_PAGES: usize = 100;
+/// The most flavors of all pages, which bounds the memory they take.
+const MAX_FLAVORS: usize = 10_000;
 
 /// A connection to one project of one OpenStack.
 pub struct OpenStack {
@@ -310,10 +313,12 @@ impl OpenStack {
         for _ in 0..MAX_FLAVOR_PAGES {
             let target = Target::compute(&["flavors", "detail"]).query(query.clone());
             let answer = self.read(&target).await?;
-            let page: wire::FlavorPage<'_> =
-                serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(error))?;
-            let next = wire::next_page(page.flavors_links.as_deref()).map(list::query_of);
-            flavors.extend(page.flavors.into_iter().filter_map(usable_flavor));
+            let page: wire::FlavorPage<'_> = document::read(&answer)?;
+            let next = wire::next_page(page.flavors_links.as_ref()).map(list::query_of);
+            flavors.extend(page.flavors.0.into_iter().filter_map(usable_flavor));
+            if flavors.len() > MAX_FLAVORS {
+                return Err(answer.unreadable(format_args!("more than {MAX_FLAVORS} flavors")));
+            }
             seen.insert(query);
             match next {
                 None => return Ok(flavors),
@@ -332,8 +337,7 @@ impl OpenStack {
 
     async fn limits(&self) -> Result<CloudLimits, CloudError> {
         let answer = self.read(&Target::compute(&["limits"])).await?;
-        let document: wire::LimitsDocument =
-            serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(error))?;
+        let document: wire::LimitsDocument = document::read(&answer)?;
         let absolute = document.limits.absolute;
         Ok(CloudLimits {
             machines: limit(absolute.instances),
@@ -352,9 +356,11 @@ fn limit(told: Option<i64>) -> Option<u32> {
     u32::try_from(told?).ok()
 }
 
-/// A flavor that machines can be made of.
+/// A flavor that machines can be made of. One with a name that no Nova allows cannot be meant by a
+/// configuration.
 fn usable_flavor(flavor: wire::WireFlavor) -> Option<Flavor> {
-    if flavor.disabled == Some(true) {
+    let named = document::is_identifier(&flavor.id) && flavor.name.len() <= document::MAX_NAME;
+    if flavor.disabled == Some(true) || !named {
         return None;
     }
     Some(Flavor {
@@ -370,7 +376,8 @@ fn usable_flavor(flavor: wire::WireFlavor) -> Option<Flavor> {
 impl Cloud for OpenStack {
     async fn facts(&self) -> Result<CloudFacts, CloudError> {
         let both = async { tokio::try_join!(self.flavors(), self.limits()) };
-        let (flavors, limits) = self.in_time("read the facts", both).await?;
+        let facts = self.in_time("read the facts", both).await;
+        let (flavors, limits) = facts.map_err(|error| self.clean(error))?;
         let known = flavors
             .iter()
             .map(|flavor| (flavor.id.clone(), flavor.processors))
@@ -388,15 +395,18 @@ impl Cloud for OpenStack {
             self.explain_failures(&mut machines).await;
             Ok(machines)
         };
-        self.in_time("list the machines", all).await
+        let listed = self.in_time("list the machines", all).await;
+        listed.map_err(|error| self.clean(error))
     }
 
     async fn create(&self, request: &CreateRequest) -> Result<CloudId, CloudError> {
-        self.create_server(request).await
+        let created = self.create_server(request).await;
+        created.map_err(|error| self.clean_of(error, &[&create::encoded_user_data(request)]))
     }
 
     async fn delete(&self, id: &CloudId) -> Result<Deletion, CloudError> {
-        self.delete_server(id).await
+        let deleted = self.delete_server(id).await;
+        deleted.map_err(|error| self.clean(error))
     }
 
     async fn leftovers(&self, search: &Search) -> Leftovers {

@@ -11,6 +11,17 @@ use std::fmt;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::document::Few;
+
+/// The most servers on a page; a cloud sets its own limit, of 1,000 unless it is changed.
+const MAX_SERVERS: usize = 100_000;
+/// The most addresses of a server in one network.
+const MAX_ADDRESSES: usize = 1000;
+/// The most flavors or images on a page.
+const MAX_ITEMS: usize = 10_000;
+/// The most services of a catalog, endpoints of a service, and links of a page.
+const MAX_SERVICES: usize = 500;
+
 /// Text that borrows from the document where it has no escapes. (`Option<Cow<str>>` never does.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Text<'a>(Cow<'a, str>);
@@ -50,9 +61,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 #[derive(Debug, Deserialize)]
 pub(super) struct ServerPage<'a> {
     #[serde(borrow)]
-    pub servers: Vec<Server<'a>>,
+    pub servers: Few<Server<'a>, MAX_SERVERS>,
     #[serde(default, borrow)]
-    pub servers_links: Option<Vec<Link<'a>>>,
+    pub servers_links: Option<Links<'a>>,
 }
 
 /// One server of a page.
@@ -180,9 +191,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for FirstAddress<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut first: Option<Text<'de>> = None;
                 while let Some((_, addresses)) =
-                    map.next_entry::<serde::de::IgnoredAny, Vec<Address<'de>>>()?
+                    map.next_entry::<serde::de::IgnoredAny, Few<Address<'de>, MAX_ADDRESSES>>()?
                 {
-                    for Address { addr } in addresses {
+                    for Address { addr } in addresses.0 {
                         let better = first.as_ref().is_none_or(|known| {
                             known.as_str().contains(':') && !addr.as_str().contains(':')
                         });
@@ -198,6 +209,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for FirstAddress<'a> {
     }
 }
 
+/// The links of a page.
+pub(super) type Links<'a> = Few<Link<'a>, MAX_SERVICES>;
+
 /// A link of a page.
 #[derive(Debug, Deserialize)]
 pub(super) struct Link<'a> {
@@ -208,8 +222,9 @@ pub(super) struct Link<'a> {
 }
 
 /// The address of the next page; `None` only when this is the last.
-pub(super) fn next_page<'a>(links: Option<&'a [Link<'_>]>) -> Option<&'a str> {
-    links?
+pub(super) fn next_page<'a>(links: Option<&'a Links<'_>>) -> Option<&'a str> {
+    let Few(links) = links?;
+    links
         .iter()
         .find(|link| link.rel.as_str() == "next")
         .map(|link| link.href.as_str())
@@ -218,9 +233,9 @@ pub(super) fn next_page<'a>(links: Option<&'a [Link<'_>]>) -> Option<&'a str> {
 /// One page of `GET /flavors/detail`.
 #[derive(Debug, Deserialize)]
 pub(super) struct FlavorPage<'a> {
-    pub flavors: Vec<WireFlavor>,
+    pub flavors: Few<WireFlavor, MAX_ITEMS>,
     #[serde(default, borrow)]
-    pub flavors_links: Option<Vec<Link<'a>>>,
+    pub flavors_links: Option<Links<'a>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -304,7 +319,7 @@ pub(super) struct Created {
 /// One page of `GET /v2/images`.
 #[derive(Debug, Deserialize)]
 pub(super) struct ImagePage {
-    pub images: Vec<Image>,
+    pub images: Few<Image, MAX_ITEMS>,
     #[serde(default)]
     pub next: Option<String>,
 }
@@ -332,7 +347,7 @@ pub(super) struct TokenV3 {
     #[serde(default)]
     pub expires_at: Option<String>,
     #[serde(default)]
-    pub catalog: Option<Vec<ServiceV3>>,
+    pub catalog: Option<Few<ServiceV3, MAX_SERVICES>>,
     #[serde(default)]
     pub project: Option<Identified>,
 }
@@ -349,7 +364,7 @@ pub(super) struct ServiceV3 {
     #[serde(rename = "type")]
     pub kind: String,
     #[serde(default)]
-    pub endpoints: Vec<EndpointV3>,
+    pub endpoints: Few<EndpointV3, MAX_SERVICES>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -372,7 +387,7 @@ pub(super) struct TokenV2Document {
 pub(super) struct AccessV2 {
     pub token: TokenV2,
     #[serde(rename = "serviceCatalog", default)]
-    pub catalog: Option<Vec<ServiceV2>>,
+    pub catalog: Option<Few<ServiceV2, MAX_SERVICES>>,
 }
 
 #[derive(Deserialize)]
@@ -391,7 +406,7 @@ pub(super) struct ServiceV2 {
     #[serde(rename = "type")]
     pub kind: String,
     #[serde(default)]
-    pub endpoints: Vec<EndpointV2>,
+    pub endpoints: Few<EndpointV2, MAX_SERVICES>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -432,7 +447,7 @@ mod tests {
         let page =
             r#"{"servers": [{"id": "i", "name": "a\"b", "status": "ACTIVE", "updated": "t"}]}"#;
         let page: ServerPage<'_> = serde_json::from_str(page).unwrap();
-        let server = &page.servers[0];
+        let server = &page.servers.0[0];
         assert!(matches!(server.id.0, Cow::Borrowed("i")));
         assert!(matches!(&server.name.0, Cow::Owned(name) if name == "a\"b"));
         assert!(matches!(server.updated, Some(Text(Cow::Borrowed("t")))));

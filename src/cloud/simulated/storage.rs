@@ -43,6 +43,8 @@ impl Place {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
             Err(error) => Err(error),
             Ok(found) if found.len() > MAX_BYTES => Err(io::Error::other("it is too large")),
+            // Opening a named pipe would wait for its writer.
+            Ok(found) if !found.is_file() => Err(io::Error::other("it is not a file")),
             Ok(_) => std::fs::read(&self.file),
         };
         kept.and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from))

@@ -1,0 +1,77 @@
+//! Fuzzing: every parser that meets text from outside, with generated and with mutated input.
+//!
+//! Each target is a property over many inputs. The normal suite tries a few; `VCYCLE_FUZZ_CASES`
+//! sets how many a cheap target tries, and one that needs sockets or many files tries a hundredth
+//! of that (see tests/README.md). What fails is shrunk, printed and kept in
+//! `tests/proptest-regressions/`, which is tried first from then on: commit it.
+//!
+//! | target | input |
+//! | --- | --- |
+//! | `config` | configuration text, against every Python that is found; any bytes |
+//! | `openstack` | recorded answers of an OpenStack, mutated, through the adapter |
+//! | `memory` | answers that never end, with a bound on resident memory |
+//! | `state` | anything in the place of any file of a machine's directory |
+//! | `situation` | the JSON of `vcycled plan --snapshot`, and decisions from it |
+//! | `simulated` | the file of the embedded cloud |
+//! | `texts` | shutdown_message, DNs, cloud errors, user_data templates, names |
+//!
+//! Parsers that nothing outside their module sees have their properties beside them (`src/config/ini.rs`,
+//! `src/server/path.rs`, `src/cloud/openstack/{keys,wire}.rs`).
+//!
+//! Still without a target, because they do not exist: the answers of EC2 (`ec2.rs`, beside
+//! `openstack.rs` and with its properties, as soon as there is an adapter) and the documents of
+//! vacuum pipes (`vacuum_pipe.rs`, as soon as they are fetched).
+
+mod bytes;
+mod config;
+mod json;
+mod memory;
+mod openstack;
+mod pythons;
+mod simulated;
+mod situation;
+mod state;
+mod texts;
+
+use proptest::prelude::*;
+use proptest::test_runner::{TestCaseResult, TestRunner};
+
+/// How dear one case is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cost {
+    /// Microseconds: a parser.
+    Cheap,
+    /// Milliseconds: sockets, directories, other processes.
+    Dear,
+}
+
+/// How many cases a target tries: `usual` unless the environment says otherwise.
+fn cases(cost: Cost, usual: u32) -> u32 {
+    let told = std::env::var("VCYCLE_FUZZ_CASES").ok();
+    let Some(told) = told.and_then(|told| told.parse::<u32>().ok()) else {
+        return usual;
+    };
+    match cost {
+        Cost::Cheap => told,
+        Cost::Dear => (told / 100).max(1),
+    }
+}
+
+/// Tries a property; what fails is kept for the module in `file`.
+fn fuzz<S: Strategy>(
+    file: &'static str,
+    cases: u32,
+    inputs: &S,
+    property: impl Fn(S::Value) -> TestCaseResult,
+) {
+    let config = ProptestConfig {
+        cases,
+        max_global_rejects: u32::MAX,
+        max_shrink_iters: 20_000,
+        source_file: Some(file),
+        ..ProptestConfig::default()
+    };
+    if let Err(error) = TestRunner::new(config).run(inputs, property) {
+        panic!("{error}");
+    }
+}
