@@ -84,6 +84,8 @@ pub async fn observe_once(
 impl Pass<'_> {
     pub async fn run(mut self, seed: Seed) -> Result<Report, PassError> {
         let common = self.common;
+        // What was seen is at least as old as this: a listing with repeats takes minutes.
+        let scanned = common.clock.now();
         let observed = observe_once(
             self.cloud.as_ref(),
             &self.config,
@@ -115,8 +117,8 @@ impl Pass<'_> {
             .await;
         // Only now: a crash before this point must leave the time of the scan before, which is
         // what the end of a machine is dated by.
-        common.store.set_last_scan(&self.config.name, now)?;
-        self.memory.note_scan(&snapshot, now);
+        common.store.set_last_scan(&self.config.name, scanned)?;
+        self.memory.note_scan(&snapshot, scanned);
         self.carry_out(plan, &failed).await
     }
 
@@ -245,5 +247,99 @@ impl Pass<'_> {
                 error!(%machinetype, "nothing is created: {text}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::cloud::{CreateRequest, Deletion};
+    use crate::config::{self, Config};
+    use crate::daemon::{Board, Tick};
+    use crate::model::{CloudFacts, CloudId, CloudMachine, Seconds};
+
+    /// A cloud without machines, whose listing takes ten minutes.
+    #[derive(Debug)]
+    struct Slow(Clock);
+
+    #[async_trait]
+    impl Cloud for Slow {
+        async fn facts(&self) -> Result<CloudFacts, CloudError> {
+            Ok(CloudFacts::default())
+        }
+
+        async fn list(&self) -> Result<Vec<CloudMachine>, CloudError> {
+            self.0.set(self.0.now() + Seconds::new(600));
+            Ok(Vec::new())
+        }
+
+        async fn create(&self, _: &CreateRequest) -> Result<CloudId, CloudError> {
+            panic!("nothing is to be created")
+        }
+
+        async fn delete(&self, _: &CloudId) -> Result<Deletion, CloudError> {
+            panic!("nothing is to be deleted")
+        }
+    }
+
+    /// One space with one machinetype.
+    fn config(dir: &std::path::Path) -> Config {
+        let text = "[server]\nlisten = none\n[space example.org]\napi = simulated\n\
+                    [machinetype example.org a]\nuser_data = /u\nbackoff_seconds = 1\n\
+                    fizzle_seconds = 1\n";
+        let conf = dir.join("vcycle.conf");
+        crate::state::atomic::write(dir, &conf, text.as_bytes(), 0o644).unwrap();
+        let sources = config::Sources {
+            conf,
+            dir: dir.join("vcycle.d"),
+        };
+        let context = config::Context {
+            hostname: FactoryName::new("factory.example.org").unwrap(),
+            state_dir: dir.join("state"),
+        };
+        config::load(&sources, &context).config.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_scan_is_dated_by_its_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let began = Timestamp::from_unix(1_000_000);
+        let clock = Clock::manual(began);
+        let config = Arc::new(config(dir.path()));
+        let space = Arc::new(config.spaces.values().next().unwrap().clone());
+        let client = crate::cloud::http::client_builder(dir.path());
+        let templates = Templates::new(client).unwrap();
+        let tick = Tick {
+            config,
+            templates: templates.clone(),
+            hearing: Hearing::Elsewhere,
+        };
+        let common = Common {
+            store: Arc::new(Store::open(&dir.path().join("state")).unwrap()),
+            factory: FactoryName::new("factory.example.org").unwrap(),
+            clock: clock.clone(),
+            board: Board::default(),
+            stop: CancellationToken::new(),
+            ticks: watch::channel(tick).1,
+        };
+        let mut memory = Memory::default();
+        let pass = Pass {
+            common: &common,
+            config: Arc::clone(&space),
+            cloud: Arc::new(Slow(clock)),
+            templates,
+            hearing: Hearing::Elsewhere,
+            memory: &mut memory,
+            repeats: &mut Repeats::default(),
+            totals: &mut Totals::default(),
+        };
+        pass.run(Seed(1)).await.unwrap();
+        assert_eq!(memory.previous_scan, Some(began));
+        assert_eq!(common.store.last_scan(&space.name).unwrap(), Some(began));
     }
 }
