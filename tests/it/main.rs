@@ -25,3 +25,4 @@ mod router;
 mod scripted;
 mod server;
 mod simulated;
+mod soak;
