@@ -8,7 +8,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -24,9 +24,12 @@ use super::project::Refusal;
 
 /// The most that a listing may lag behind, and the longest that an answer takes.
 const MAX_AGE: Seconds = Seconds::new(120);
-const SLOWEST: u64 = 60;
-/// The longest that the cloud asks to be left alone, in seconds.
-const LONGEST_HOLD: u64 = 2;
+const SLOWEST: Seconds = Seconds::new(60);
+/// The longest that the cloud asks to be left alone.
+const LONGEST_HOLD: Seconds = Seconds::new(2);
+const NO_QUOTA: &str =
+    "Quota exceeded for instances: Requested 1, but already used 10 of 10 instances";
+const IN_THE_WAY: &str = "There is a conflict with another request.";
 /// What a proxy in front of the cloud says when it means something else.
 const PAGE: &str =
     "<html><head><title>Please log in</title></head><body>Single sign-on</body></html>";
@@ -34,24 +37,36 @@ const PAGE: &str =
 /// What goes wrong with one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It is refused, and nothing is done.
-    Refused(StatusCode),
-    /// It is refused by a cloud that asks to be left alone for so long.
-    Busy(StatusCode, Seconds),
+    /// It is refused, and nothing is done; the cloud may ask to be left alone for so long.
+    Refused(StatusCode, Option<Seconds>),
     /// The connection ends before anything is done.
     RequestLost,
     /// It is done, and the connection ends before that is said.
     AnswerLost,
     /// It takes so long until it is done.
     Slow(Seconds),
-    /// It is done; half of the answer is missing.
+    /// It is done, and the answer is of no use.
+    Spoilt(Spoil),
+    /// A listing is not what is there.
+    Untrue(Untrue),
+}
+
+/// What arrives of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spoil {
+    /// Half of it.
     Truncated,
-    /// It is done; something else answers in HTML.
+    /// Something else that answers in HTML.
     Html,
-    /// A listing has nothing in it.
-    EmptyList,
-    /// A listing is that of some time ago.
-    StaleList,
+}
+
+/// What a listing says that is not true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Untrue {
+    /// There is nothing.
+    Empty,
+    /// There is what there was some time ago.
+    Stale,
 }
 
 /// What is wrong with a VM. It is kept with its server, so that a restart does not heal it.
@@ -103,12 +118,12 @@ impl Kind {
     /// What can go wrong with such a request and with no other.
     const fn own(self) -> &'static [Fault] {
         match self {
-            Self::Listing => &[Fault::EmptyList, Fault::StaleList],
+            Self::Listing => &[Fault::Untrue(Untrue::Empty), Fault::Untrue(Untrue::Stale)],
             Self::Order => &[
-                Fault::Refused(StatusCode::FORBIDDEN),
-                Fault::Refused(StatusCode::CONFLICT),
+                Fault::Refused(StatusCode::FORBIDDEN, None),
+                Fault::Refused(StatusCode::CONFLICT, None),
             ],
-            Self::Deletion => &[Fault::Refused(StatusCode::CONFLICT)],
+            Self::Deletion => &[Fault::Refused(StatusCode::CONFLICT, None)],
             Self::Other => &[],
         }
     }
@@ -116,20 +131,24 @@ impl Kind {
 
 /// What can go wrong with every request. Times are the longest ones.
 const COMMON: &[Fault] = &[
-    Fault::Refused(StatusCode::UNAUTHORIZED),
-    Fault::Refused(StatusCode::NOT_FOUND),
-    Fault::Refused(StatusCode::INTERNAL_SERVER_ERROR),
-    Fault::Refused(StatusCode::BAD_GATEWAY),
-    Fault::Refused(StatusCode::SERVICE_UNAVAILABLE),
-    Fault::Refused(StatusCode::GATEWAY_TIMEOUT),
-    Fault::Busy(StatusCode::TOO_MANY_REQUESTS, Seconds::new(LONGEST_HOLD)),
-    Fault::Busy(StatusCode::SERVICE_UNAVAILABLE, Seconds::new(LONGEST_HOLD)),
+    refused(StatusCode::UNAUTHORIZED),
+    refused(StatusCode::NOT_FOUND),
+    refused(StatusCode::INTERNAL_SERVER_ERROR),
+    refused(StatusCode::BAD_GATEWAY),
+    refused(StatusCode::SERVICE_UNAVAILABLE),
+    refused(StatusCode::GATEWAY_TIMEOUT),
+    Fault::Refused(StatusCode::TOO_MANY_REQUESTS, Some(LONGEST_HOLD)),
+    Fault::Refused(StatusCode::SERVICE_UNAVAILABLE, Some(LONGEST_HOLD)),
     Fault::RequestLost,
     Fault::AnswerLost,
-    Fault::Slow(Seconds::new(SLOWEST)),
-    Fault::Truncated,
-    Fault::Html,
+    Fault::Slow(SLOWEST),
+    Fault::Spoilt(Spoil::Truncated),
+    Fault::Spoilt(Spoil::Html),
 ];
+
+const fn refused(status: StatusCode) -> Fault {
+    Fault::Refused(status, None)
+}
 
 /// How often something goes wrong, and the draws of it.
 #[derive(Debug)]
@@ -168,15 +187,13 @@ impl Dice {
         let index = self.rng.random_range(0..own.len() + COMMON.len());
         let fault = own.iter().chain(COMMON).nth(index).copied()?;
         Some(match fault {
-            Fault::Busy(status, most) => Fault::Busy(status, self.up_to(most)),
+            Fault::Refused(status, Some(most)) => Fault::Refused(status, Some(self.up_to(most))),
             Fault::Slow(most) => Fault::Slow(self.up_to(most)),
-            Fault::Refused(_)
+            Fault::Refused(_, None)
             | Fault::RequestLost
             | Fault::AnswerLost
-            | Fault::Truncated
-            | Fault::Html
-            | Fault::EmptyList
-            | Fault::StaleList => fault,
+            | Fault::Spoilt(_)
+            | Fault::Untrue(_) => fault,
         })
     }
 
@@ -226,31 +243,23 @@ impl Faults {
             return answer;
         }
         let mut state = self.lock();
-        match fault {
-            Some(Fault::EmptyList) => answer.body = Some(json!({"servers": []})),
-            Some(Fault::StaleList) => {
+        let Some(Fault::Untrue(untrue)) = fault else {
+            state.seen = answer.body.clone().map(|body| Seen {
+                query: asked.query.clone(),
+                at: now,
+                body,
+            });
+            return answer;
+        };
+        match untrue {
+            Untrue::Empty => answer.body = Some(json!({"servers": []})),
+            Untrue::Stale => {
                 if let Some(seen) = &state.seen
                     && seen.query == asked.query
                     && now.since(seen.at) <= MAX_AGE
                 {
                     answer.body = Some(seen.body.clone());
                 }
-            }
-            None
-            | Some(
-                Fault::Refused(_)
-                | Fault::Busy(..)
-                | Fault::RequestLost
-                | Fault::AnswerLost
-                | Fault::Slow(_)
-                | Fault::Truncated
-                | Fault::Html,
-            ) => {
-                state.seen = answer.body.clone().map(|body| Seen {
-                    query: asked.query.clone(),
-                    at: now,
-                    body,
-                });
             }
         }
         answer
@@ -265,85 +274,41 @@ impl Faults {
 impl Fault {
     /// The answer to a request that is refused.
     pub(super) fn refusal(self) -> Option<Answer> {
-        match self {
-            Self::Refused(StatusCode::UNAUTHORIZED) => Some(Answer::unauthorized()),
-            Self::Refused(StatusCode::NOT_FOUND) => Some(Answer::no_such_resource()),
-            Self::Refused(StatusCode::FORBIDDEN) => Some(
-                Refusal::Forbidden(
-                    "Quota exceeded for instances: Requested 1, but already used 10 of 10 instances"
-                        .to_owned(),
-                )
-                .into(),
-            ),
-            Self::Refused(StatusCode::CONFLICT) => Some(
-                Refusal::Conflict("There is a conflict with another request.".to_owned()).into(),
-            ),
-            Self::Refused(status) => Some(trouble(status)),
-            Self::Busy(status, hold) => {
-                Some(trouble(status).with_header(RETRY_AFTER, hold.get().to_string()))
-            }
-            Self::RequestLost
-            | Self::AnswerLost
-            | Self::Slow(_)
-            | Self::Truncated
-            | Self::Html
-            | Self::EmptyList
-            | Self::StaleList => None,
-        }
-    }
-
-    /// How long the request waits before it is carried out.
-    pub(super) const fn delay(self) -> Option<Seconds> {
-        match self {
-            Self::Slow(seconds) => Some(seconds),
-            Self::Refused(_)
-            | Self::Busy(..)
-            | Self::RequestLost
-            | Self::AnswerLost
-            | Self::Truncated
-            | Self::Html
-            | Self::EmptyList
-            | Self::StaleList => None,
-        }
+        let Self::Refused(status, hold) = self else {
+            return None;
+        };
+        let answer = match status {
+            StatusCode::UNAUTHORIZED => Answer::unauthorized(),
+            StatusCode::NOT_FOUND => Answer::no_such_resource(),
+            StatusCode::FORBIDDEN => Refusal::Forbidden(NO_QUOTA.to_owned()).into(),
+            StatusCode::CONFLICT => Refusal::Conflict(IN_THE_WAY.to_owned()).into(),
+            other => Answer::trouble(other),
+        };
+        Some(match hold {
+            None => answer,
+            Some(hold) => answer.with_header(RETRY_AFTER, hold.get().to_string()),
+        })
     }
 
     /// What arrives of an answer.
     pub(super) fn spoil(self, mut answer: Response<Bytes>) -> Response<Bytes> {
-        match self {
-            Self::Truncated => {
+        let Self::Spoilt(spoil) = self else {
+            return answer;
+        };
+        match spoil {
+            Spoil::Truncated => {
                 let half = answer.body().len() / 2;
                 answer.body_mut().truncate(half);
             }
-            Self::Html => {
+            Spoil::Html => {
                 *answer.status_mut() = StatusCode::OK;
                 *answer.body_mut() = Bytes::from_static(PAGE.as_bytes());
                 let html = HeaderValue::from_static("text/html");
-                answer
-                    .headers_mut()
-                    .insert(http::header::CONTENT_TYPE, html);
+                answer.headers_mut().insert(CONTENT_TYPE, html);
             }
-            Self::Refused(_)
-            | Self::Busy(..)
-            | Self::RequestLost
-            | Self::AnswerLost
-            | Self::Slow(_)
-            | Self::EmptyList
-            | Self::StaleList => {}
         }
         answer
     }
-}
-
-/// Nova's answer when something inside it is broken.
-fn trouble(status: StatusCode) -> Answer {
-    Answer::json(
-        status,
-        json!({"computeFault": {
-            "code": status.as_u16(),
-            "message": "The server has either erred or is incapable of performing the requested \
-                        operation.",
-        }}),
-    )
 }
 
 #[cfg(test)]
@@ -397,12 +362,12 @@ mod tests {
             let seen: std::collections::BTreeSet<String> = drawn
                 .iter()
                 .map(|fault| match fault {
-                    Fault::Busy(status, hold) => {
-                        assert!((1..=LONGEST_HOLD).contains(&hold.get()));
+                    Fault::Refused(status, Some(hold)) => {
+                        assert!((1..=LONGEST_HOLD.get()).contains(&hold.get()));
                         format!("busy {status}")
                     }
                     Fault::Slow(delay) => {
-                        assert!((1..=SLOWEST).contains(&delay.get()));
+                        assert!((1..=SLOWEST.get()).contains(&delay.get()));
                         "slow".to_owned()
                     }
                     other => format!("{other:?}"),
@@ -428,30 +393,38 @@ mod tests {
             let answer = faults.list(fault, &listing(), at(second), servers(truth));
             count(&answer)
         };
-        assert_eq!(say(Some(Fault::StaleList), 0, 3), 3, "nothing to be stale");
+        assert_eq!(
+            say(Some(Fault::Untrue(Untrue::Stale)), 0, 3),
+            3,
+            "nothing to be stale"
+        );
         assert_eq!(say(None, 0, 3), 3);
-        assert_eq!(say(Some(Fault::EmptyList), 60, 4), 0);
-        assert_eq!(say(Some(Fault::StaleList), 120, 5), 3);
-        assert_eq!(say(Some(Fault::StaleList), 121, 5), 5, "too old");
+        assert_eq!(say(Some(Fault::Untrue(Untrue::Empty)), 60, 4), 0);
+        assert_eq!(say(Some(Fault::Untrue(Untrue::Stale)), 120, 5), 3);
+        assert_eq!(
+            say(Some(Fault::Untrue(Untrue::Stale)), 121, 5),
+            5,
+            "too old"
+        );
         let order = asked(Method::POST, &["v2.1", "servers"]);
-        let answer = faults.list(Some(Fault::EmptyList), &order, NOW, servers(2));
+        let answer = faults.list(Some(Fault::Untrue(Untrue::Empty)), &order, NOW, servers(2));
         assert_eq!(count(&answer), 2, "only listings");
     }
 
     #[test]
     fn refusals_say_what_they_are_and_spoilt_answers_are_of_no_use() {
         for fault in COMMON {
-            let refused = matches!(fault, Fault::Refused(_) | Fault::Busy(..));
+            let refused = matches!(fault, Fault::Refused(..));
             assert_eq!(fault.refusal().is_some(), refused);
         }
-        let busy = Fault::Busy(StatusCode::TOO_MANY_REQUESTS, Seconds::new(2));
+        let busy = Fault::Refused(StatusCode::TOO_MANY_REQUESTS, Some(Seconds::new(2)));
         let answer = busy.refusal().unwrap();
         assert_eq!(answer.header, Some((RETRY_AFTER, "2".to_owned())));
         let good = || Response::new(Bytes::from_static(b"{\"servers\": []}"));
-        for fault in [Fault::Truncated, Fault::Html] {
-            let spoilt = fault.spoil(good());
+        for spoil in [Spoil::Truncated, Spoil::Html] {
+            let spoilt = Fault::Spoilt(spoil).spoil(good());
             assert!(serde_json::from_slice::<Value>(spoilt.body()).is_err());
         }
-        assert_eq!(Fault::EmptyList.spoil(good()).body(), good().body());
+        assert_eq!(Fault::AnswerLost.spoil(good()).body(), good().body());
     }
 }

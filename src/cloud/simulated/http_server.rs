@@ -118,7 +118,7 @@ impl Front {
         if let Some(refusal) = fault.and_then(Fault::refusal) {
             return Ok(response(&self.region, refusal));
         }
-        if let Some(delay) = fault.and_then(Fault::delay) {
+        if let Some(Fault::Slow(delay)) = fault {
             self.region.clock.sleep(delay).await;
         }
         let mut answer = self.answer(asked);

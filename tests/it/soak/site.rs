@@ -16,8 +16,9 @@ pub const SPACES: [&str; 2] = ["north.example.org", "south.example.org"];
 const MACHINES: usize = 15;
 /// `cleanup_hours`.
 const CLEANUP_HOURS: u64 = 12;
-/// How far from its share a machinetype may be, in machines.
-const TOLERANCE: usize = 3;
+/// How far from its share a machinetype may be, in machines, at scale 1: those that have ended
+/// leave a gap until the next cycles.
+const TOLERANCE: usize = 2;
 /// The longest that a process may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -234,7 +235,7 @@ impl Site {
         kept["servers"].as_array().cloned().unwrap_or_default()
     }
 
-    /// Whether the first space is full of running machines, by its shares.
+    /// Whether the first space is full, by its shares, of machines that nothing is wrong with.
     pub fn is_full(&self) -> bool {
         let servers = self.servers(SPACES[0]);
         let of = |machinetype: &str| {
@@ -243,14 +244,15 @@ impl Site {
                 .filter(|server| {
                     server["metadata"]["machinetype"] == machinetype
                         && server["gone_at"].is_null()
-                        && server["phase"] == "active"
+                        && server["phase"] != "shutoff"
                         && server["fate"].is_null()
                 })
                 .count()
         };
         let machines = MACHINES * self.scale;
-        of("atlas").abs_diff(machines * 2 / 3) <= TOLERANCE
-            && of("lhcb").abs_diff(machines / 3) <= TOLERANCE
+        let tolerance = TOLERANCE * self.scale;
+        of("atlas").abs_diff(machines * 2 / 3) <= tolerance
+            && of("lhcb").abs_diff(machines / 3) <= tolerance
     }
 
     /// Whether no VM is left and the end of each machine is written down.
