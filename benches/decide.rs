@@ -38,6 +38,8 @@ fn space(max_machines: u32) -> SpaceConfig {
             job: Seconds::new(60),
             work: BTreeMap::new(),
             cert: None,
+            fault_percent: 0,
+            fault_seed: None,
         }),
         max_machines: Some(max_machines),
         processors_limit: Some(max_machines * 8),

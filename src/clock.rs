@@ -46,8 +46,13 @@ impl Clock {
 
     /// A clock that shows the system's time now and then runs `speed` times as fast.
     pub fn fast(speed: u32) -> Self {
+        Self::fast_since(system_now(), speed)
+    }
+
+    /// A clock that showed the system's time at `origin` and has run `speed` times as fast since.
+    pub fn fast_since(origin: SystemTime, speed: u32) -> Self {
         Self(Kind::Fast {
-            origin: system_now(),
+            origin,
             speed: speed.max(1),
         })
     }

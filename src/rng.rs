@@ -21,8 +21,12 @@ pub enum Purpose {
     Names = 2,
     /// What the embedded cloud and its VMs do.
     SimulatedVms = 3,
+    /// What goes wrong with requests to the embedded cloud.
+    SimulatedFaults = 4,
+    /// What goes wrong with its VMs.
+    SimulatedFates = 5,
     /// Further seeds.
-    Seeds = 4,
+    Seeds = 6,
 }
 
 impl Seed {

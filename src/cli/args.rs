@@ -123,7 +123,8 @@ pub struct DemoOptions {
     /// Go on until interrupted.
     #[arg(long)]
     pub keep: bool,
-    /// Work in this directory, which must be empty or not exist, and leave it there.
+    /// Work in this directory, which must be empty or not exist, and leave it there; or go on
+    /// with the demo that is in it.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// How long it takes, in real seconds.
@@ -138,6 +139,10 @@ pub struct DemoOptions {
     #[arg(long, value_name = "TIMES", default_value_t = 60,
           value_parser = clap::value_parser!(u32).range(1..=600))]
     pub speed: u32,
+    /// Let requests and VMs go wrong as on a bad day of a real cloud, the same each time with the
+    /// same SEED.
+    #[arg(long, value_name = "SEED", num_args = 0..=1)]
+    pub faults: Option<Option<u32>>,
 }
 
 #[cfg(test)]

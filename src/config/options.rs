@@ -241,6 +241,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(Space, "simulated_job_seconds", "number", Text("3600"), "how long a VM works").apis(&[Simulated]),
     option(Space, "simulated_work", "list", Off, "who finds how much work").apis(&[Simulated]),
     option(Space, "simulated_cert", "file", Off, "certificate and key of the VMs").apis(&[Simulated]),
+    option(Space, "simulated_fault_percent", "number", Text("0"), "how much goes wrong").apis(&[Simulated]),
+    option(Space, "simulated_fault_seed", "number", Off, "what faults are drawn from").apis(&[Simulated]),
 
     option(Machinetype, "flavor_names", "list", Told, "flavors to try in turn").aliases(&["flavor_name"]),
     option(Machinetype, "hs06", "decimal", Off, "power of the whole VM"),

@@ -133,6 +133,11 @@ pub struct SimulatedOptions {
     pub work: BTreeMap<String, u32>,
     /// `simulated_cert`: PEM file with the certificate (chain) and key that VMs write with.
     pub cert: Option<std::path::PathBuf>,
+    /// `simulated_fault_percent`: how many of a hundred requests and VMs something goes wrong
+    /// with. Default 0.
+    pub fault_percent: u32,
+    /// `simulated_fault_seed`: what the faults are drawn from. Without it they differ each time.
+    pub fault_seed: Option<u64>,
 }
 
 /// What the power in accounting records is measured in.
@@ -342,6 +347,8 @@ fn read_simulated(reader: &Reader<'_>) -> Option<SimulatedOptions> {
     let job = reader.take("simulated_job_seconds", value::seconds);
     let work = reader.take("simulated_work", simulated_work);
     let cert = reader.take_text("simulated_cert", |text| path(text, None));
+    let fault_percent = reader.take("simulated_fault_percent", value::percent);
+    let fault_seed = reader.take("simulated_fault_seed", value::count);
     Some(SimulatedOptions {
         machines: machines?,
         processors: processors?,
@@ -349,6 +356,8 @@ fn read_simulated(reader: &Reader<'_>) -> Option<SimulatedOptions> {
         job: job?,
         work: work.unwrap_or_default(),
         cert,
+        fault_percent: fault_percent?,
+        fault_seed: fault_seed.map(u64::from),
     })
 }
 

@@ -50,7 +50,13 @@ fn read(text: &str) -> (Option<Config>, Vec<String>) {
     let (config, problems) = interpret(&raw, &context());
     let usable = !problems.iter().any(Problem::is_error);
     assert_eq!(config.is_some(), usable);
-    (config, problems.iter().map(ToString::to_string).collect())
+    (
+        config,
+        problems
+            .iter()
+            .map(|problem| format!("{problem:#}"))
+            .collect(),
+    )
 }
 
 /// The configuration of a text without any problem.
@@ -156,7 +162,7 @@ fn another_program_may_serve_the_machines() {
         .server
         .http_listen
         .iter()
-        .map(ToString::to_string)
+        .map(|problem| format!("{problem:#}"))
         .collect();
     assert_eq!(http, ["[::1]:80", "1.2.3.4:80"]);
     assert_eq!(

@@ -140,6 +140,14 @@ pub(super) fn positive_count(text: &str) -> Parsed<u32> {
     }
 }
 
+/// A part of a hundred.
+pub(super) fn percent(text: &str) -> Parsed<u32> {
+    match count(text)? {
+        percent @ 0..=100 => Ok(percent),
+        _ => Err(Bad::new("expected a whole number, at most 100")),
+    }
+}
+
 /// A number of bytes or MiB, at least one.
 pub(super) fn size(text: &str, unit: Unit) -> Parsed<u64> {
     match whole(text, unit, 1 << 50)? {

@@ -84,6 +84,8 @@ pub async fn observe_once(
 impl Pass<'_> {
     pub async fn run(mut self, seed: Seed) -> Result<Report, PassError> {
         let common = self.common;
+        // What was seen is at least as old as this: a listing with repeats takes minutes.
+        let scanned = common.clock.now();
         let observed = observe_once(
             self.cloud.as_ref(),
             &self.config,
@@ -113,11 +115,11 @@ impl Pass<'_> {
         let failed = self
             .write_down(std::mem::take(&mut plan.bookkeeping), now)
             .await;
-        self.memory.note_scan(&snapshot, now);
+        self.memory.note_scan(&snapshot, scanned);
         // Only now, and only when all that the scan has shown is on disk: after a crash the end of
         // a machine is dated by this time, and a scan that has seen it ended must not move it.
         if failed.is_empty() {
-            common.store.set_last_scan(&self.config.name, now)?;
+            common.store.set_last_scan(&self.config.name, scanned)?;
         }
         let actor = self.actor();
         let report = self.carry_out(&actor, plan, &failed).await?;
@@ -250,5 +252,106 @@ impl Pass<'_> {
                 error!(%machinetype, "nothing is created: {text}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::cloud::http::Network;
+    use crate::cloud::{CreateRequest, Deletion};
+    use crate::cloud::{Leftovers, Removal, Search};
+    use crate::config::{self, Config};
+    use crate::daemon::Board;
+    use crate::model::{CloudFacts, CloudId, CloudMachine, Leftover, Seconds};
+    use crate::rng::Seeds;
+
+    /// A cloud without machines, whose listing takes ten minutes.
+    #[derive(Debug)]
+    struct Slow(Clock);
+
+    #[async_trait]
+    impl Cloud for Slow {
+        async fn facts(&self) -> Result<CloudFacts, CloudError> {
+            Ok(CloudFacts::default())
+        }
+
+        async fn list(&self) -> Result<Vec<CloudMachine>, CloudError> {
+            self.0.set(self.0.now() + Seconds::new(600));
+            Ok(Vec::new())
+        }
+
+        async fn create(&self, _: &CreateRequest) -> Result<CloudId, CloudError> {
+            panic!("nothing is to be created")
+        }
+
+        async fn delete(&self, _: &CloudId) -> Result<Deletion, CloudError> {
+            panic!("nothing is to be deleted")
+        }
+
+        async fn leftovers(&self, _: &Search) -> Leftovers {
+            Leftovers::default()
+        }
+
+        async fn remove(&self, _: &Search, _: &Leftover) -> Result<Removal, CloudError> {
+            panic!("nothing is to be removed")
+        }
+    }
+
+    /// One space with one machinetype.
+    fn config(dir: &std::path::Path) -> Config {
+        let text = "[server]\nlisten = none\n[space example.org]\napi = simulated\n\
+                    [machinetype example.org a]\nuser_data = /u\nbackoff_seconds = 1\n\
+                    fizzle_seconds = 1\n";
+        let conf = dir.join("vcycle.conf");
+        crate::state::Disk::default()
+            .write(dir, &conf, text.as_bytes(), 0o644)
+            .unwrap();
+        let sources = config::Sources {
+            conf,
+            dir: dir.join("vcycle.d"),
+        };
+        let context = config::Context {
+            hostname: FactoryName::new("factory.example.org").unwrap(),
+            state_dir: dir.join("state"),
+        };
+        config::load(&sources, &context).config.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_scan_is_dated_by_its_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let began = Timestamp::from_unix(1_000_000);
+        let clock = Clock::manual(began);
+        let config = config(dir.path());
+        let space = Arc::new(config.spaces.values().next().unwrap().clone());
+        let common = Common {
+            store: Arc::new(Store::open(dir.path().join("state")).unwrap()),
+            factory: FactoryName::new("factory.example.org").unwrap(),
+            clock: clock.clone(),
+            board: Board::default(),
+            stop: CancellationToken::new(),
+            seeds: Seeds::default(),
+            network: Network::default(),
+        };
+        let mut memory = Memory::default();
+        let pass = Pass {
+            common: &common,
+            config: Arc::clone(&space),
+            cloud: Arc::new(Slow(clock)),
+            templates: Templates::new(dir.path()),
+            hearing: Hearing::Elsewhere,
+            memory: &mut memory,
+            leaks: &mut LeakMemory::default(),
+            repeats: &mut Repeats::default(),
+            totals: &mut Totals::default(),
+        };
+        pass.run(Seed(1)).await.unwrap();
+        assert_eq!(memory.previous_scan, Some(began));
+        assert_eq!(common.store.last_scan(&space.name).unwrap(), Some(began));
     }
 }

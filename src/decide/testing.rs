@@ -23,6 +23,8 @@ pub fn space(options: &str) -> SpaceConfig {
             job: Seconds::new(3600),
             work: BTreeMap::new(),
             cert: None,
+            fault_percent: 0,
+            fault_seed: None,
         }),
         max_machines: None,
         processors_limit: None,

@@ -52,7 +52,7 @@ impl Site {
     fn problems(&self) -> Vec<String> {
         let root = format!("{}/", self.root.path().display());
         let problems = self.load().problems;
-        let all = problems.iter().map(ToString::to_string);
+        let all = problems.iter().map(|problem| format!("{problem:#}"));
         all.map(|problem| problem.replace(&root, "")).collect()
     }
 }

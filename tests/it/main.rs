@@ -29,3 +29,4 @@ mod router;
 mod scripted;
 mod server;
 mod simulated;
+mod soak;

@@ -39,6 +39,8 @@ fn options() -> SimulatedOptions {
         job: Seconds::new(1200),
         work: BTreeMap::from([("idle".to_owned(), 0)]),
         cert: None,
+        fault_percent: 0,
+        fault_seed: None,
     }
 }
 

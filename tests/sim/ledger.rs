@@ -197,7 +197,7 @@ impl Ledger {
             return Err(format!("{} deletes {id}, which never was", self.factory));
         };
         // A namesake without any marks is taken for what it pretends to be.
-        let unmarked = server.metadata.get("manager").is_none()
+        let unmarked = !server.metadata.contains_key("manager")
             && self.asked_for.contains_key(&server.first_name);
         if !self.owns(server) && !unmarked {
             return Err(format!(

@@ -373,8 +373,8 @@ impl World {
         let kind = kind.and_then(|kind| space.kinds.iter().find(|k| k.name == kind));
         let Some(kind) = kind else { return Ok(()) };
         let lasted = server.created.saturating_sub(60)..=known.told_end.unwrap_or(self.now());
-        let was_off = self.set_clocks.iter().rev();
-        let was_off = was_off.skip_while(|(at, _)| at > lasted.start()).next();
+        let mut was_off = self.set_clocks.iter().rev();
+        let was_off = was_off.find(|(at, _)| at <= lasted.start());
         let set = self.set_clocks.iter().any(|(at, _)| lasted.contains(at))
             || was_off.is_some_and(|(_, off)| *off != 0);
         let Some(record) = record else {

@@ -4,6 +4,9 @@
 //! daemon on it with a clock that goes faster, and shows what can be seen from outside, in the
 //! files. Nothing in the daemon knows that it is a demo. At the end it checks that what it was
 //! to show has happened: a demo that shows nothing fails.
+//!
+//! In a directory that has a demo already it goes on with that one, whose clock has not stood
+//! still: as a daemon that was killed does.
 
 pub mod certificates;
 mod show;
@@ -64,6 +67,14 @@ enum DemoError {
     /// There is no free port.
     #[error("cannot find a free port on 127.0.0.1: {0}")]
     Port(#[source] io::Error),
+    /// What an earlier demo left cannot be read.
+    #[error("cannot go on with the demo in {path}: {why}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// A name of the demo's own is not accepted.
     #[error(transparent)]
     Name(#[from] InvalidName),
@@ -143,7 +154,7 @@ pub async fn run(
 impl From<DemoError> for Failure {
     fn from(error: DemoError) -> Self {
         let exit = match &error {
-            DemoError::NotEmpty { .. } => Exit::Usage,
+            DemoError::NotEmpty { .. } | DemoError::Damaged { .. } => Exit::Usage,
             DemoError::Write { .. }
             | DemoError::Port(_)
             | DemoError::State(_)
@@ -165,14 +176,14 @@ async fn run_in(
     in_place: bool,
     out: &mut (dyn Write + Send),
 ) -> Result<bool, DemoError> {
-    let site = Site::make(root, Clock::system().now())?;
+    let site = Site::open(root, options, Clock::system().now())?;
     log_to(&site.log)?;
     let mut screen = Screen::new(out, in_place);
     screen
         .say(&introduction(&site, options))
         .map_err(DemoError::Output)?;
 
-    let clock = Clock::fast(options.speed);
+    let clock = Clock::fast_since(site.began, site.plan.speed);
     let control = Control::default();
     let settings = Settings {
         sources: Sources {
@@ -195,7 +206,7 @@ async fn run_in(
         &clock,
         &mut watcher,
         &mut screen,
-        &mut daemon,
+        (&mut daemon, &control),
     )
     .await;
     control.stop.cancel();
@@ -210,7 +221,7 @@ async fn run_in(
     screen
         .say(&summary.to_string(&site))
         .map_err(DemoError::Output)?;
-    let missing = summary.missing();
+    let missing = summary.missing(site.plan.faults.is_some());
     if interrupted || missing.is_empty() {
         return Ok(true);
     }
@@ -236,8 +247,9 @@ async fn show_until_end(
     clock: &Clock,
     watcher: &mut Watcher,
     screen: &mut Screen<'_>,
-    daemon: &mut JoinHandle<Result<(), DaemonError>>,
+    (daemon, control): (&mut JoinHandle<Result<(), DaemonError>>, &Control),
 ) -> Result<(Summary, bool), DemoError> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(DemoError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(DemoError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DemoError::Signals)?;
     let time = async {
@@ -254,6 +266,8 @@ async fn show_until_end(
             () = &mut time => return Ok((summary, false)),
             _ = terminate.recv() => return Ok((summary, true)),
             _ = interrupt.recv() => return Ok((summary, true)),
+            // As for any daemon. When it means that the terminal is gone, the next output fails.
+            _ = hangup.recv() => control.wake.notify_one(),
             ended = &mut *daemon => {
                 if let Ok(Err(error)) = ended {
                     return Err(error.into());
@@ -270,7 +284,14 @@ async fn show_until_end(
 }
 
 fn introduction(site: &Site, options: &DemoOptions) -> String {
-    let speed = options.speed;
+    let speed = site.plan.speed;
+    let faults = match site.plan.faults {
+        None => String::new(),
+        Some(seed) => format!(
+            "\n{} % of the requests and of the machines go wrong (seed {seed}).",
+            site::FAULT_PERCENT
+        ),
+    };
     let how_long = if options.keep {
         "until Ctrl-C".to_owned()
     } else {
@@ -278,14 +299,18 @@ fn introduction(site: &Site, options: &DemoOptions) -> String {
     };
     format!(
         "vcycled runs here {how_long} with two spaces on the embedded cloud; its clock goes {speed} \
-         times as fast.\nConfiguration, state and log are in {}\n\
+         times as fast.{faults}\nConfiguration, state and log are in {}\n\
          # is a running machine, + one that starts.",
         site.root.display()
     )
 }
 
 fn log_to(path: &Path) -> Result<(), DemoError> {
-    let log = File::create(path).map_err(|source| DemoError::write(path, source))?;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(|source| DemoError::write(path, source))?;
     let started = tracing_subscriber::fmt()
         .with_writer(Mutex::new(log))
         .with_ansi(false)

@@ -5,12 +5,18 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{MachinetypeName, Seconds, SpaceName, Timestamp};
+use crate::rng::{Purpose, Seed};
 use crate::state::Layout;
 use crate::state::disk::{self, Disk};
 
 use super::DemoError;
+use super::DemoOptions;
 use super::certificates::{Authority, Use, Validity};
 
 /// Who the VMs are, in the certificates and in the configuration.
@@ -27,6 +33,13 @@ const CERTIFICATE_LIFE: Seconds = Seconds::new(30 * 86_400);
 pub(super) const FIZZLE: Seconds = Seconds::new(120);
 /// `backoff_seconds` of all machinetypes.
 pub(super) const BACKOFF: Seconds = Seconds::new(600);
+/// `simulated_fault_percent` of a demo with faults.
+pub(super) const FAULT_PERCENT: u32 = 5;
+/// Ports for the HTTPS server, and how many of them are tried.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+const PORT_TRIES: u32 = 100;
+/// The file that says what the demo in a directory is; it was written when its clock began.
+const PLAN: &str = "demo.json";
 /// `max_machines` of the space that fills.
 pub(super) const MAX_MACHINES: u32 = 18;
 
@@ -48,6 +61,30 @@ pub(super) struct Kind {
     pub role: Role,
 }
 
+/// What stays the same when a demo goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Plan {
+    /// How many times as fast as the real clock its clock goes.
+    pub speed: u32,
+    /// What the faults are drawn from, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faults: Option<u32>,
+}
+
+impl Plan {
+    fn of(options: &DemoOptions) -> Self {
+        let draw = || {
+            Seed::from_entropy()
+                .stream(Purpose::SimulatedFaults)
+                .random()
+        };
+        Self {
+            speed: options.speed,
+            faults: options.faults.map(|seed| seed.unwrap_or_else(draw)),
+        }
+    }
+}
+
 /// Where everything is.
 #[derive(Clone, Debug)]
 pub(super) struct Site {
@@ -59,25 +96,59 @@ pub(super) struct Site {
     pub state_dir: PathBuf,
     pub log: PathBuf,
     pub kinds: Vec<Kind>,
+    pub plan: Plan,
+    /// When its clock showed the time of the system's clock.
+    pub began: SystemTime,
 }
 
 impl Site {
-    /// Fills `root`, which exists and is empty.
-    pub(super) fn make(root: &Path, now: Timestamp) -> Result<Self, DemoError> {
+    /// The site in `root`, which exists: the one that is there, or a new one.
+    pub(super) fn open(
+        root: &Path,
+        options: &DemoOptions,
+        now: Timestamp,
+    ) -> Result<Self, DemoError> {
+        if !root.join(PLAN).exists() {
+            let site = Self::at(root, Plan::of(options), SystemTime::UNIX_EPOCH)?;
+            site.make(now)?;
+        }
+        let path = root.join(PLAN);
+        let damaged = |why: String| DemoError::Damaged {
+            path: path.clone(),
+            why,
+        };
+        let read = fs::read(&path).and_then(|text| {
+            let began = fs::metadata(&path)?.modified()?;
+            Ok((serde_json::from_slice(&text)?, began))
+        });
+        let (plan, began) = read.map_err(|error| damaged(error.to_string()))?;
+        Self::at(root, plan, began)
+    }
+
+    fn at(root: &Path, plan: Plan, began: SystemTime) -> Result<Self, DemoError> {
         let etc = root.join("etc");
-        let site = Self {
+        Ok(Self {
             root: root.to_owned(),
             config: etc.join("vcycle.conf"),
             config_dir: etc.join("vcycle.d"),
             state_dir: root.join("state"),
             log: root.join("vcycled.log"),
             kinds: kinds()?,
-        };
-        let grid = etc.join("grid-security");
+            plan,
+            began,
+        })
+    }
+
+    /// Fills the root, which exists and is empty. What says that it is a demo comes last, so that
+    /// one that is half made is not gone on with.
+    fn make(&self, now: Timestamp) -> Result<(), DemoError> {
+        let grid = self.root.join("etc/grid-security");
         make_certificates(&grid, now)?;
-        site.write_user_data()?;
-        site.write_configuration(&grid)?;
-        Ok(site)
+        self.write_user_data()?;
+        self.write_configuration(&grid)?;
+        // Plain numbers cannot fail to be JSON.
+        let plan = serde_json::to_vec(&self.plan).unwrap_or_default();
+        write(&self.root.join(PLAN), &plan, disk::PUBLIC)
     }
 
     fn write_user_data(&self) -> Result<(), DemoError> {
@@ -107,7 +178,10 @@ ca_path = {grid}/certificates
         write(&self.config, server.as_bytes(), disk::PUBLIC)?;
 
         let cert = grid.join("vm-proxy.pem");
-        let north = space_section("north.example.org", "limited by machines", https, &cert)
+        let space_section = |space: &str, limited: &str| {
+            space_section(space, limited, https, &cert) + &self.faults()
+        };
+        let north = space_section("north.example.org", "limited by machines")
             + &format!(
                 "\
 max_machines = {MAX_MACHINES}
@@ -118,7 +192,7 @@ simulated_processors = 60
             )
             + &machinetype_section("north.example.org", "atlas", "small", 2, 10)
             + &machinetype_section("north.example.org", "lhcb", "small", 1, 10);
-        let south = space_section("south.example.org", "limited by processors", https, &cert)
+        let south = space_section("south.example.org", "limited by processors")
             + "\
 processors_limit = 8
 # There is work for one machine of belle at a time. The others will not find any.
@@ -129,6 +203,12 @@ simulated_work = belle:1
             write(&file, text.as_bytes(), disk::PUBLIC)?;
         }
         Ok(())
+    }
+
+    fn faults(&self) -> String {
+        self.plan.faults.map_or_else(String::new, |seed| {
+            format!("simulated_fault_percent = {FAULT_PERCENT}\nsimulated_fault_seed = {seed}\n")
+        })
     }
 }
 
@@ -242,10 +322,19 @@ fn make_certificates(grid: &Path, now: Timestamp) -> Result<(), DemoError> {
     Ok(())
 }
 
-/// A port that nobody listens on at this moment.
+/// A port that nobody listens on at this moment, below those that the system gives to clients: it
+/// is still free when the demo goes on.
 fn free_port() -> io::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?.port())
+    let mut rng = Seed::from_entropy().stream(Purpose::Ties);
+    let mut result = Err(io::Error::from(io::ErrorKind::AddrInUse));
+    for _ in 0..PORT_TRIES {
+        let port = rng.random_range(PORTS);
+        result = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(|_| port);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }
 
 fn make_dir(path: &Path) -> Result<(), DemoError> {
@@ -260,8 +349,8 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DemoError> {
         .map_err(|source| DemoError::write(path, source))
 }
 
-/// Makes the directory of the demo: `wanted`, which must be empty if it exists, or a new one
-/// below the directory for temporary files.
+/// Makes the directory of the demo: `wanted`, which must be empty or have a demo in it if it
+/// exists, or a new one below the directory for temporary files.
 pub(super) fn make_root(wanted: Option<&Path>, number: u64) -> Result<PathBuf, DemoError> {
     let Some(path) = wanted else {
         let path = std::env::temp_dir().join(format!("vcycle-demo-{number:016x}"));
@@ -273,7 +362,7 @@ pub(super) fn make_root(wanted: Option<&Path>, number: u64) -> Result<PathBuf, D
     make_dir(path)?;
     let path = fs::canonicalize(path).map_err(|source| DemoError::write(path, source))?;
     let mut entries = fs::read_dir(&path).map_err(|source| DemoError::write(&path, source))?;
-    if entries.next().is_some() {
+    if entries.next().is_some() && !path.join(PLAN).is_file() {
         return Err(DemoError::NotEmpty { path });
     }
     Ok(path)

@@ -37,8 +37,9 @@ impl Summary {
         self
     }
 
-    /// What was to be seen and was not.
-    pub(super) fn missing(&self) -> Vec<String> {
+    /// What was to be seen and was not. Where clouds have `faults`, a space may not fill in so
+    /// short a time, and any machinetype may have aborts.
+    pub(super) fn missing(&self, faults: bool) -> Vec<String> {
         let last = &self.last;
         let mut missing = last.problems.clone();
         let mut expect = |seen: bool, what: String| {
@@ -47,7 +48,7 @@ impl Summary {
             }
         };
         expect(
-            self.fullest.iter().sum::<usize>() + TOLERANCE >= max_machines(),
+            faults || self.fullest.iter().sum::<usize>() + TOLERANCE >= max_machines(),
             format!("a space filled to {MAX_MACHINES} machines by its shares"),
         );
         expect(last.heartbeats > 0, "heartbeats of machines".to_owned());
@@ -56,7 +57,7 @@ impl Summary {
             match row.kind.role {
                 Role::Works => {
                     expect(row.succeeded > 0, format!("work done by {name}"));
-                    expect(row.aborted == 0, format!("{name} without aborts"));
+                    expect(faults || row.aborted == 0, format!("{name} without aborts"));
                 }
                 Role::Idles => {
                     expect(row.aborted > 0, format!("{name} finding no work"));
@@ -181,7 +182,7 @@ mod tests {
     }
 
     fn missing(view: View) -> Vec<String> {
-        Summary::default().with_last(view).missing()
+        Summary::default().with_last(view).missing(false)
     }
 
     #[test]

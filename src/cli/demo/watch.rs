@@ -55,7 +55,27 @@ pub(super) struct Watcher {
     kinds: Vec<Kind>,
     heartbeats: BTreeMap<MachineName, Timestamp>,
     heartbeats_seen: u64,
-    aborts: BTreeMap<(SpaceName, MachinetypeName), BTreeSet<Timestamp>>,
+    backoffs: BTreeMap<(SpaceName, MachinetypeName), Backoffs>,
+}
+
+/// How often a machinetype has begun to back off.
+#[derive(Clone, Copy, Debug, Default)]
+struct Backoffs {
+    count: usize,
+    last_abort: Option<Timestamp>,
+}
+
+impl Backoffs {
+    /// An abort begins a backoff unless one is under way, which it only makes longer.
+    fn note(&mut self, abort: Timestamp) {
+        if self.last_abort == Some(abort) {
+            return;
+        }
+        if self.last_abort.is_none_or(|last| abort >= last + BACKOFF) {
+            self.count += 1;
+        }
+        self.last_abort = Some(abort);
+    }
 }
 
 impl Watcher {
@@ -65,7 +85,7 @@ impl Watcher {
             kinds: site.kinds.clone(),
             heartbeats: BTreeMap::new(),
             heartbeats_seen: 0,
-            aborts: BTreeMap::new(),
+            backoffs: BTreeMap::new(),
         }
     }
 
@@ -75,6 +95,9 @@ impl Watcher {
         for machine in &loaded.machines {
             self.note_heartbeat(&machine.name)?;
         }
+        // Machines whose directory has been removed are not remembered.
+        let names: BTreeSet<&MachineName> = loaded.machines.iter().map(|m| &m.name).collect();
+        self.heartbeats.retain(|name, _| names.contains(name));
         let mut rows = Vec::new();
         for kind in self.kinds.clone() {
             rows.push(self.row(kind, &loaded.machines, now)?);
@@ -107,11 +130,14 @@ impl Watcher {
         now: Timestamp,
     ) -> Result<Row, StateError> {
         let last_abort = self.store.last_abort_time(&kind.space, &kind.machinetype)?;
-        let aborts = self
-            .aborts
+        let backoffs = self
+            .backoffs
             .entry((kind.space.clone(), kind.machinetype.clone()))
             .or_default();
-        aborts.extend(last_abort);
+        if let Some(abort) = last_abort {
+            backoffs.note(abort);
+        }
+        let backoffs = backoffs.count;
 
         let is_mine = |machine: &&MachineFiles| {
             machine.space == kind.space && machine.machinetype == kind.machinetype
@@ -137,7 +163,7 @@ impl Watcher {
             ended: mine.len() - alive().count(),
             succeeded,
             aborted,
-            backoffs: count_backoffs(aborts),
+            backoffs,
             backing_off_until: last_abort
                 .map(|abort| abort + BACKOFF)
                 .filter(|until| *until > now),
@@ -155,19 +181,6 @@ impl View {
             .map(|row| (row.kind.share, row.starting + row.running))
             .collect()
     }
-}
-
-/// An abort begins a backoff unless one is under way, which it only makes longer.
-fn count_backoffs(aborts: &BTreeSet<Timestamp>) -> usize {
-    let mut over_at = None;
-    let mut count = 0;
-    for abort in aborts {
-        if over_at.is_none_or(|over_at| *abort >= over_at) {
-            count += 1;
-        }
-        over_at = Some(*abort + BACKOFF);
-    }
-    count
 }
 
 /// Whether there has to be an accounting record (SPEC 10).
@@ -202,11 +215,17 @@ mod tests {
 
     #[test]
     fn aborts_within_a_backoff_belong_to_it() {
-        let aborts = |times: &[u64]| times.iter().copied().map(Timestamp::from_unix).collect();
-        assert_eq!(count_backoffs(&aborts(&[])), 0);
-        assert_eq!(count_backoffs(&aborts(&[1000])), 1);
-        assert_eq!(count_backoffs(&aborts(&[1000, 1100, 1699])), 1);
-        assert_eq!(count_backoffs(&aborts(&[1000, 1600])), 2);
-        assert_eq!(count_backoffs(&aborts(&[1000, 1500, 2099, 2699])), 2);
+        let count = |times: &[u64]| {
+            let mut backoffs = Backoffs::default();
+            for time in times {
+                backoffs.note(Timestamp::from_unix(*time));
+            }
+            backoffs.count
+        };
+        assert_eq!(count(&[]), 0);
+        assert_eq!(count(&[1000]), 1);
+        assert_eq!(count(&[1000, 1000, 1100, 1699]), 1);
+        assert_eq!(count(&[1000, 1600]), 2);
+        assert_eq!(count(&[1000, 1500, 2099, 2699, 2699]), 2);
     }
 }

@@ -88,6 +88,18 @@ impl Answer {
         )
     }
 
+    /// Nova's answer when something inside it is broken.
+    pub(super) fn trouble(status: StatusCode) -> Self {
+        Self::json(
+            status,
+            json!({"computeFault": {
+                "code": status.as_u16(),
+                "message": "The server has either erred or is incapable of performing the \
+                            requested operation.",
+            }}),
+        )
+    }
+
     /// The answer to an address that no service has.
     pub(super) fn no_such_resource() -> Self {
         Refusal::NotFound("The resource could not be found.".to_owned()).into()

@@ -195,16 +195,17 @@ pub(super) fn refuse_when_read_only(region: &Region) -> Result<(), Refusal> {
 
 /// One server as `/servers/detail` shows it.
 fn detail(region: &Region, server: &Server) -> Value {
-    let built = server.phase != Phase::Building;
+    let built = matches!(server.phase, Phase::Active | Phase::Shutoff);
     let (status, vm_state, power_state) = match server.phase {
         Phase::Building => ("BUILD", "building", 0),
         Phase::Active => ("ACTIVE", "active", 1),
         Phase::Shutoff => ("SHUTOFF", "stopped", 4),
+        Phase::Failed => ("ERROR", "error", 0),
     };
     let task_state = match (server.gone_at, server.phase) {
         (Some(_), _) => Some("deleting"),
         (None, Phase::Building) => Some("spawning"),
-        (None, Phase::Active | Phase::Shutoff) => None,
+        (None, Phase::Active | Phase::Shutoff | Phase::Failed) => None,
     };
     let mut detail = json!({
         "id": server.id,
@@ -237,15 +238,27 @@ fn detail(region: &Region, server: &Server) -> Value {
         if built {
             detail.insert("security_groups".to_owned(), security_groups(server));
         }
-        if server.phase != Phase::Shutoff {
+        if matches!(server.phase, Phase::Building | Phase::Active) {
             detail.insert("progress".to_owned(), json!(0));
+        }
+        if server.phase == Phase::Failed {
+            detail.insert("fault".to_owned(), fault(server));
         }
     }
     detail
 }
 
+/// Why a server is in ERROR.
+fn fault(server: &Server) -> Value {
+    json!({
+        "code": 500,
+        "created": server.updated.to_rfc3339(),
+        "message": "No valid host was found. There are not enough hosts available.",
+    })
+}
+
 fn addresses(server: &Server) -> Value {
-    if server.phase == Phase::Building {
+    if matches!(server.phase, Phase::Building | Phase::Failed) {
         return json!({});
     }
     let mut networks = Map::new();

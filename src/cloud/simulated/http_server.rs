@@ -1,7 +1,6 @@
 //! The HTTP server of the embedded cloud. Every request passes [`Front::answer`] and no other
 //! place.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, Asked, Next};
+use super::faults::{Fault, Faults};
 use super::project::Refusal;
 use super::region::Region;
 use super::storage::Written;
@@ -40,7 +40,14 @@ pub(super) struct Front {
     pub vms: Option<Vms>,
     /// Knows what is on disk; `None` when nothing is written.
     pub written: Option<Written>,
+    /// What goes wrong; `None` when nothing does.
+    pub faults: Option<Faults>,
 }
+
+/// The connection ends instead of an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is lost, as it was to be")]
+struct Lost;
 
 /// Serves until `stop`.
 pub(super) async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationToken) {
@@ -70,7 +77,12 @@ pub(super) async fn serve(listener: TcpListener, front: Arc<Front>, stop: Cancel
 async fn serve_connection(stream: TcpStream, front: Arc<Front>) {
     let service = service_fn(move |request| {
         let front = Arc::clone(&front);
-        async move { Ok::<_, Infallible>(front.respond(request).await) }
+        async move {
+            front
+                .respond(request)
+                .await
+                .map(|answer| answer.map(Full::new))
+        }
     });
     let served = auto::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), service)
@@ -81,15 +93,47 @@ async fn serve_connection(stream: TcpStream, front: Arc<Front>) {
 }
 
 impl Front {
-    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let answer = match read(request).await {
-            Ok(asked) => self.answer(&asked),
-            Err(refusal) => refusal.into(),
+    async fn respond(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Lost> {
+        let asked = match read(request).await {
+            Ok(asked) => asked,
+            Err(refusal) => return Ok(response(&self.region, refusal.into())),
         };
+        let fault = self.faults.as_ref().and_then(|faults| faults.draw(&asked));
+        if let Some(fault) = fault {
+            let what = asked.path.join("/");
+            tracing::debug!(?fault, "simulated cloud: {} /{what}", asked.method);
+        }
+        self.respond_with(fault, &asked).await
+    }
+
+    /// Does what is asked, and answers, as well as the fault allows.
+    async fn respond_with(
+        &self,
+        fault: Option<Fault>,
+        asked: &Asked,
+    ) -> Result<Response<Bytes>, Lost> {
+        if fault == Some(Fault::RequestLost) {
+            return Err(Lost);
+        }
+        if let Some(refusal) = fault.and_then(Fault::refusal) {
+            return Ok(response(&self.region, refusal));
+        }
+        if let Some(Fault::Slow(delay)) = fault {
+            self.region.clock.sleep(delay).await;
+        }
+        let mut answer = self.answer(asked);
         if let Some(next) = &answer.next {
             self.go_on(next).await;
         }
-        response(&self.region, answer)
+        if let Some(faults) = &self.faults {
+            answer = faults.list(fault, asked, self.region.clock.now(), answer);
+        }
+        let answer = response(&self.region, answer);
+        match fault {
+            Some(Fault::AnswerLost) => Err(Lost),
+            Some(fault) => Ok(fault.spoil(answer)),
+            None => Ok(answer),
+        }
     }
 
     /// Answers one request. This is the one place that each request passes.
@@ -149,10 +193,10 @@ async fn read(request: Request<Incoming>) -> Result<Asked, Refusal> {
     })
 }
 
-fn response(region: &Region, answer: Answer) -> Response<Full<Bytes>> {
+fn response(region: &Region, answer: Answer) -> Response<Bytes> {
     let body = answer.body.map(|body| body.to_string()).unwrap_or_default();
     let empty = body.is_empty();
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
     if !empty {

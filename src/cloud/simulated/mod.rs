@@ -13,10 +13,12 @@
 //! with them. Nobody outside this host can reach it, and its password is a new one each time.
 //!
 //! It has no faults of its own: what goes wrong here goes wrong as it would elsewhere, by quotas,
-//! certificates and time.
+//! certificates and time. With `simulated_fault_percent` it is as bad as real clouds are at their
+//! worst ([`faults`]).
 
 mod answer;
 mod compute;
+mod faults;
 mod guest;
 mod http_server;
 mod identity;
@@ -46,6 +48,7 @@ use super::{
     Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Leftovers, Outside, Removal, Search,
 };
 
+use faults::{Dice, Faults};
 use guest::Guest;
 use http_server::Front;
 use identity::Access;
@@ -95,6 +98,7 @@ impl Simulated {
             region,
             vms: Some(vms),
             written: Some(written),
+            faults: faults(options),
         };
         Self::serve(space, listener, front, ca_path, stop)
     }
@@ -117,6 +121,7 @@ impl Simulated {
             region,
             vms: None,
             written: None,
+            faults: None,
         };
         Self::serve(space, listener, front, ca_path, CancellationToken::new())
     }
@@ -168,12 +173,25 @@ async fn open(
     let address = listener.local_addr().map_err(no_port)?;
     let seed = Seed::from_entropy();
     tracing::debug!(%space, %address, seed = seed.0, servers = kept.servers.len(), "simulated cloud");
-    let project = Project::new(options.clone(), kept, seed.stream(Purpose::SimulatedVms));
+    let fates = Dice::new(options, fault_seed(options), Purpose::SimulatedFates);
+    let vms = seed.stream(Purpose::SimulatedVms);
+    let project = Project::new(options.clone(), kept, vms, fates);
     // The password must not follow from a seed that is in the log.
     let access = Access::new(Seed::from_entropy().stream(Purpose::SimulatedVms));
     let base = format!("http://{address}");
     let region = Region::new(base, clock, access, project, read_only);
     Ok((Arc::new(region), listener))
+}
+
+/// Where the faults come from: the seed in the configuration, else a new one. The servers have
+/// one of their own, which is new each time: their identifiers must not come again.
+fn fault_seed(options: &SimulatedOptions) -> Seed {
+    options.fault_seed.map_or_else(Seed::from_entropy, Seed)
+}
+
+fn faults(options: &SimulatedOptions) -> Option<Faults> {
+    let dice = Dice::new(options, fault_seed(options), Purpose::SimulatedFaults);
+    (options.fault_percent > 0).then(|| Faults::new(dice))
 }
 
 fn reach(region: &Region) -> Result<OpenStackOptions, CloudError> {

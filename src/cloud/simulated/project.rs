@@ -4,7 +4,8 @@
 //! Invariants:
 //!
 //! 1. A server counts towards the quotas from the answer to its creation until it is gone.
-//! 2. A server moves only forwards: building, active, shut off; being deleted ends each of them.
+//! 2. A server moves only forwards: building, active, shut off, or from building to failed; being
+//!    deleted ends each of them.
 //! 3. What a server's VM does next depends only on what is kept here, so that a restart goes on
 //!    where the last process ended.
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::SimulatedOptions;
 use crate::model::{Seconds, Timestamp};
 
+use super::faults::{Dice, Fate};
 use super::offer;
 use super::order::Order;
 
@@ -55,6 +57,9 @@ pub(super) struct Server {
     /// What its VM has found to do, once it has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<Job>,
+    /// What is wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fate: Option<Fate>,
 }
 
 /// How far a server has come.
@@ -64,6 +69,8 @@ pub(super) enum Phase {
     Building,
     Active,
     Shutoff,
+    /// It could not be built.
+    Failed,
 }
 
 /// What a VM does while it runs.
@@ -117,11 +124,22 @@ pub(super) struct Project {
     options: SimulatedOptions,
     kept: Kept,
     rng: ChaCha8Rng,
+    fates: Dice,
 }
 
 impl Project {
-    pub(super) fn new(options: SimulatedOptions, kept: Kept, rng: ChaCha8Rng) -> Self {
-        Self { options, kept, rng }
+    pub(super) const fn new(
+        options: SimulatedOptions,
+        kept: Kept,
+        rng: ChaCha8Rng,
+        fates: Dice,
+    ) -> Self {
+        Self {
+            options,
+            kept,
+            rng,
+            fates,
+        }
     }
 
     pub(super) const fn kept(&self) -> &Kept {
@@ -190,6 +208,7 @@ impl Project {
             phase: Phase::Building,
             gone_at: None,
             job: None,
+            fate: self.fates.fate(),
         };
         self.kept.servers.push(server.clone());
         Ok(server)
@@ -249,6 +268,16 @@ impl Project {
             server.updated = now;
         }
         server.phase == Phase::Active
+    }
+
+    /// A server's VM cannot be started.
+    pub(super) fn fail(&mut self, id: &str, now: Timestamp) {
+        if let Some(server) = self.living(id)
+            && server.phase == Phase::Building
+        {
+            server.phase = Phase::Failed;
+            server.updated = now;
+        }
     }
 
     /// A VM looks for work and gets what it will do from now on; a VM that has looked before
@@ -372,6 +401,7 @@ fn uuid(rng: &mut ChaCha8Rng) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::{Purpose, Seed};
     use rand::SeedableRng;
 
     fn options(machines: u32, processors: u32) -> SimulatedOptions {
@@ -382,12 +412,16 @@ mod tests {
             job: Seconds::new(3600),
             work: BTreeMap::from([("busy".to_owned(), 1), ("idle".to_owned(), 0)]),
             cert: None,
+            fault_percent: 0,
+            fault_seed: None,
         }
     }
 
     fn project(machines: u32, processors: u32) -> Project {
         let rng = ChaCha8Rng::seed_from_u64(1);
-        Project::new(options(machines, processors), Kept::default(), rng)
+        let options = options(machines, processors);
+        let fates = Dice::new(&options, Seed(1), Purpose::SimulatedFates);
+        Project::new(options, Kept::default(), rng, fates)
     }
 
     fn order(machinetype: &str, flavor: &str) -> Order {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{Seconds, Timestamp};
 
+use super::faults::Fate;
 use super::guest::{Guest, Urls};
 use super::project::{Job, Phase};
 use super::region::Region;
@@ -44,7 +45,7 @@ impl Vms {
             match (gone_at, phase) {
                 (Some(_), _) => self.remove(&id),
                 (None, Phase::Building | Phase::Active) => self.boot(&id),
-                (None, Phase::Shutoff) => {}
+                (None, Phase::Shutoff | Phase::Failed) => {}
             }
         }
     }
@@ -84,8 +85,15 @@ impl Vms {
             return;
         };
         let urls = Urls::from_metadata(&server.metadata);
+        if server.fate == Some(Fate::NeverBuilt) {
+            return;
+        }
         self.wait_until(server.boots_at).await;
         let now = self.region.clock.now();
+        if server.fate == Some(Fate::Fails) {
+            self.region.change(|project| project.fail(id, now));
+            return;
+        }
         if !self.region.change(|project| project.boot(id, now)) {
             return;
         }
@@ -93,9 +101,20 @@ impl Vms {
         let Some(job) = job else {
             return;
         };
-        let Some(message) = self.work(id, &urls, job).await else {
+        let ended = match server.fate {
+            Some(Fate::Hangs) => return,
+            Some(Fate::NeverEnds) => self.work(id, &urls, None).await,
+            None | Some(Fate::NeverBuilt | Fate::Fails | Fate::Vanishes) => {
+                self.work(id, &urls, Some(job)).await
+            }
+        };
+        let Some(message) = ended else {
             return;
         };
+        if server.fate == Some(Fate::Vanishes) {
+            self.region.change(|project| project.remove(id));
+            return;
+        }
         for _ in 0..LAST_WORDS_TRIES {
             if self.guest.put(&urls, "shutdown_message", message).await {
                 break;
@@ -106,9 +125,9 @@ impl Vms {
         self.region.change(|project| project.halt(id, now));
     }
 
-    /// Works, or looks for work, with heartbeats. The answer is what the VM has to say at its
-    /// end; `None` when it was deleted before.
-    async fn work(&self, id: &str, urls: &Urls, job: Job) -> Option<&'static str> {
+    /// Works, or looks for work, with heartbeats; without a job for ever, whatever it is told. The
+    /// answer is what the VM has to say at its end; `None` when it was deleted before.
+    async fn work(&self, id: &str, urls: &Urls, job: Option<Job>) -> Option<&'static str> {
         let mut told = None;
         loop {
             if !self.region.read(|project| project.runs(id)) {
@@ -118,6 +137,12 @@ impl Vms {
             told = self.guest.shutdowntime(urls).await.or(told);
             let by = told.map(|told| Timestamp::from_unix(told.unix().saturating_sub(MARGIN)));
             let now = self.region.clock.now();
+            let Some(job) = job else {
+                self.guest.put(urls, "heartbeat", "").await;
+                let pause = self.region.vary(HEARTBEAT);
+                self.region.clock.sleep(pause).await;
+                continue;
+            };
             if now >= job.until {
                 return Some(if job.work {
                     "200 Success"

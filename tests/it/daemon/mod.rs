@@ -5,7 +5,7 @@ mod clouds;
 mod configuration;
 mod crashes;
 mod disk;
-mod factory;
+pub mod factory;
 mod life;
 mod plan;
 mod removed;

@@ -42,6 +42,8 @@ fn any_file_is_a_cloud_or_an_error() {
         job: Seconds::new(3600),
         work: BTreeMap::new(),
         cert: None,
+        fault_percent: 0,
+        fault_seed: None,
     };
     let original = file();
     let inputs = (structure(&["secret"]), form());
