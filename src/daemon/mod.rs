@@ -17,7 +17,7 @@ mod pass;
 mod space_task;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -173,7 +173,7 @@ pub async fn run(
         lost: BTreeSet::new(),
         repeats,
     };
-    driver.start_spaces();
+    driver.start_spaces().await;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         "running with {} space(s), state in {}",
@@ -337,41 +337,49 @@ impl Driver {
         // Once: a second word in one tick could start a second pass right after the first, and
         // two scans in a row would say less than they are taken to say.
         self.sender.send_replace(next);
-        self.start_spaces();
+        self.start_spaces().await;
     }
 
     /// Starts a task for each configured space that has none.
-    fn start_spaces(&mut self) {
+    async fn start_spaces(&mut self) {
+        self.find_the_lost().await;
         let config = Arc::clone(&self.sender.borrow().config);
-        for space in config.spaces.keys() {
-            if self.running.values().any(|running| running == space) {
-                continue;
-            }
-            let Some(files) = self.files_of(space) else {
-                continue;
-            };
+        let running: HashSet<&SpaceName> = self.running.values().collect();
+        // A space that is still lost does not begin without its directories: it would take its
+        // own machines for somebody else's.
+        let idle = |space: &&SpaceName| !running.contains(space) && !self.lost.contains(*space);
+        let idle: Vec<SpaceName> = config.spaces.keys().filter(idle).cloned().collect();
+        for space in idle {
+            let files = self.machines.remove(&space).unwrap_or_default();
             let task = space_task::run(self.common.clone(), space.clone(), files);
             let id = self.tasks.spawn(task).id();
-            self.running.insert(id, space.clone());
+            self.running.insert(id, space);
         }
     }
 
-    /// The directories that a new task of a space begins with. A space that was lost does not
-    /// begin without them: it would take its own machines for somebody else's.
-    fn files_of(&mut self, space: &SpaceName) -> Option<Vec<MachineFiles>> {
-        if !self.lost.contains(space) {
-            return Some(self.machines.remove(space).unwrap_or_default());
+    /// Reads the directories of spaces that were lost again: once for all of them, and where it
+    /// may block, for a hundred thousand take seconds.
+    async fn find_the_lost(&mut self) {
+        if self.lost.is_empty() {
+            return;
         }
-        match self.common.store.load_machines() {
-            Ok(loaded) => {
-                self.lost.remove(space);
-                let all = loaded.machines.into_iter();
-                Some(all.filter(|files| files.space == *space).collect())
+        let store = Arc::clone(&self.common.store);
+        let reading = tokio::task::spawn_blocking(move || store.load_machines());
+        match reading.await {
+            Ok(Ok(loaded)) => {
+                let lost = std::mem::take(&mut self.lost);
+                for files in loaded.machines {
+                    if lost.contains(&files.space) {
+                        let known = self.machines.entry(files.space.clone());
+                        known.or_default().push(files);
+                    }
+                }
             }
-            Err(problem) => {
-                error!(%space, "{problem}; the space stands still, and the next cycle tries again");
-                None
-            }
+            Ok(Err(problem)) => error!(
+                "{problem}; {} space(s) stand still, and the next cycle tries again",
+                self.lost.len()
+            ),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 
