@@ -4,7 +4,7 @@
 //! they move by hand. Decisions never see a clock, only a `now` that somebody read from one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::model::{Seconds, Timestamp};
@@ -22,6 +22,12 @@ enum Kind {
         speed: u32,
     },
     Manual(Arc<AtomicU64>),
+    /// Showed `start` at `origin`, and has been set forward by `steps` seconds in all.
+    Timer {
+        origin: tokio::time::Instant,
+        start: Timestamp,
+        steps: Arc<AtomicI64>,
+    },
 }
 
 #[expect(
@@ -51,6 +57,16 @@ impl Clock {
         Self(Kind::Manual(Arc::new(AtomicU64::new(start.unix()))))
     }
 
+    /// A clock that shows `start` now and goes with the timer of the runtime, which a simulation
+    /// can pause. As the clock of a host it can be set: see [`Clock::step`].
+    pub fn timer(start: Timestamp) -> Self {
+        Self(Kind::Timer {
+            origin: tokio::time::Instant::now(),
+            start,
+            steps: Arc::default(),
+        })
+    }
+
     /// The time of day.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
@@ -60,6 +76,14 @@ impl Clock {
                 Timestamp::from_system_time(*origin + elapsed.saturating_mul(*speed))
             }
             Kind::Manual(seconds) => Timestamp::from_unix(seconds.load(Ordering::SeqCst)),
+            Kind::Timer {
+                origin,
+                start,
+                steps,
+            } => {
+                let passed = start.unix().saturating_add(origin.elapsed().as_secs());
+                Timestamp::from_unix(passed.saturating_add_signed(steps.load(Ordering::SeqCst)))
+            }
         }
     }
 
@@ -70,10 +94,18 @@ impl Clock {
         }
     }
 
+    /// Sets a clock made by [`Clock::timer`] forward by `seconds`, or back; does nothing to the
+    /// others.
+    pub fn step(&self, seconds: i64) {
+        if let Kind::Timer { steps, .. } = &self.0 {
+            steps.fetch_add(seconds, Ordering::SeqCst);
+        }
+    }
+
     /// How long `seconds` of this clock take for a process that waits for them.
     pub fn real(&self, seconds: Seconds) -> Duration {
         match &self.0 {
-            Kind::System | Kind::Manual(_) => seconds.to_duration(),
+            Kind::System | Kind::Manual(_) | Kind::Timer { .. } => seconds.to_duration(),
             Kind::Fast { speed, .. } => seconds.to_duration() / *speed,
         }
     }

@@ -26,6 +26,7 @@
 //! | --- | --- | --- |
 //! | [`model`] | names, units, times, machines: plain data | nothing |
 //! | [`clock`], [`rng`] | the only places that read the time and entropy | model |
+//! | [`blocking`] | where work that may block is done | nothing |
 //! | [`config`] | from files to typed, checked values; every problem with file and line | model |
 //! | [`state`] | the state directory; the only place that knows its names | model |
 //! | [`cloud`] | the seam to the clouds, and the adapters behind it | config, model, clock |
@@ -54,6 +55,7 @@
 
 pub mod account;
 pub mod act;
+pub mod blocking;
 pub mod cli;
 pub mod clock;
 pub mod cloud;

@@ -3,6 +3,8 @@
 //! Each pass draws one [`Seed`], logs it, and splits it into one stream for each purpose, so that
 //! a pass can be replayed and a new draw for one purpose does not change the others.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -19,6 +21,8 @@ pub enum Purpose {
     Names = 2,
     /// What the embedded cloud and its VMs do.
     SimulatedVms = 3,
+    /// Further seeds.
+    Seeds = 4,
 }
 
 impl Seed {
@@ -32,5 +36,27 @@ impl Seed {
         let mut rng = ChaCha8Rng::seed_from_u64(self.0);
         rng.set_stream(purpose as u64);
         rng
+    }
+}
+
+/// Where new seeds come from.
+#[derive(Clone, Debug, Default)]
+pub struct Seeds(Option<Arc<Mutex<ChaCha8Rng>>>);
+
+impl Seeds {
+    /// The same seeds each time: what draws from them can be replayed.
+    pub fn replayed(seed: Seed) -> Self {
+        Self(Some(Arc::new(Mutex::new(seed.stream(Purpose::Seeds)))))
+    }
+
+    /// The next seed; from the system's entropy by default.
+    pub fn draw(&self) -> Seed {
+        match &self.0 {
+            None => Seed::from_entropy(),
+            Some(stream) => {
+                let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+                Seed(stream.random())
+            }
+        }
     }
 }

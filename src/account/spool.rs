@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::apel::Record;
 use crate::model::MachineName;
-use crate::state::{Layout, StateError, atomic};
+use crate::state::{Layout, StateError, disk};
 
 /// How many names are tried when a record of another machine has the one that follows from the
 /// machine's name: two of 10^8 in one second.
@@ -35,7 +35,8 @@ pub fn file(
     for attempt in 0..MAX_COLLISIONS {
         let name = format!("{time}{:08}", number.wrapping_add(attempt) % 100_000_000);
         let archived = layout.apel_archive().join(&day).join(&name);
-        match fs::read_to_string(&archived) {
+        let looked = layout.disk().read(&archived);
+        match looked.and_then(|()| fs::read_to_string(&archived)) {
             Ok(text) if is_about(&text, record) => return Ok((archived, false)),
             Ok(_) => continue,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -74,9 +75,13 @@ fn put(layout: &Layout, path: &Path, message: &str) -> Result<(), StateError> {
         }
     };
     if let Some(parent) = path.parent() {
-        atomic::create_dir_all(parent).map_err(failed("create", parent))?;
+        layout
+            .disk()
+            .create_dir_all(parent)
+            .map_err(failed("create", parent))?;
     }
-    atomic::write(&layout.tmp(), path, message.as_bytes(), atomic::PUBLIC)
+    let disk = layout.disk();
+    disk.write(&layout.tmp(), path, message.as_bytes(), disk::PUBLIC)
         .map_err(failed("write", path))
 }
 
@@ -188,13 +193,16 @@ mod tests {
         let (name, record) = a_record("vcycle-a-aaaaaaaaaa");
         let (path, _) = file(store.layout(), &name, &record, false).unwrap();
         let (_, other) = a_record("vcycle-a-bbbbbbbbbb");
-        atomic::write(
-            &store.layout().tmp(),
-            &path,
-            other.to_message().as_bytes(),
-            0o644,
-        )
-        .unwrap();
+        store
+            .layout()
+            .disk()
+            .write(
+                &store.layout().tmp(),
+                &path,
+                other.to_message().as_bytes(),
+                0o644,
+            )
+            .unwrap();
         let (second, new) = file(store.layout(), &name, &record, false).unwrap();
         assert!(new && second != path);
         assert_eq!(files_in(&store.layout().apel_archive()).len(), 2);

@@ -22,6 +22,7 @@ use std::sync::Arc;
 pub use create::{CreateError, CreateOutcome, create_all};
 pub use delete::{DeleteError, DeleteOutcome, delete_all};
 
+use crate::blocking;
 use crate::clock::Clock;
 use crate::cloud::Cloud;
 use crate::config::SpaceConfig;
@@ -57,13 +58,6 @@ impl Actor {
         work: impl FnOnce(&Store) -> Result<T, crate::state::StateError> + Send + 'static,
     ) -> Result<T, crate::state::StateError> {
         let store = Arc::clone(&self.store);
-        match tokio::task::spawn_blocking(move || work(&store)).await {
-            Ok(result) => result,
-            Err(error) => Err(crate::state::StateError::Io {
-                action: "work on",
-                path: self.store.layout().root().to_owned(),
-                source: std::io::Error::other(error),
-            }),
-        }
+        blocking::run(move || work(&store)).await
     }
 }

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 
+use crate::cloud::http::client_builder;
 use crate::config::machinetype::UserDataSource;
 use crate::config::{ImageSource, MachinetypeConfig, SpaceConfig};
 use crate::model::{FactoryName, MachineName};
@@ -169,15 +171,25 @@ pub fn substitute(template: &str, values: &BTreeMap<String, String>) -> String {
 /// Gets templates and makes user_data from them.
 #[derive(Clone, Debug)]
 pub struct Templates {
-    client: reqwest::Client,
+    ca_path: PathBuf,
+    /// Made when the first template is fetched: it costs a tenth of a second.
+    client: Arc<OnceLock<reqwest::Client>>,
 }
 
 impl Templates {
-    /// A source of templates. `builder` brings the CAs to verify servers with.
-    ///
-    /// # Errors
-    /// When the TLS library cannot be set up.
-    pub fn new(builder: reqwest::ClientBuilder) -> Result<Self, reqwest::Error> {
+    /// A source of templates. Servers are verified with the system's CAs and those in the
+    /// directory `ca_path`.
+    pub fn new(ca_path: &Path) -> Self {
+        Self {
+            ca_path: ca_path.to_owned(),
+            client: Arc::default(),
+        }
+    }
+
+    fn client(&self) -> Result<&reqwest::Client, reqwest::Error> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
         let https_stays_https = reqwest::redirect::Policy::custom(|attempt| {
             let from_https = attempt.previous().iter().any(|url| url.scheme() == "https");
             if attempt.previous().len() > MAX_REDIRECTS {
@@ -188,13 +200,12 @@ impl Templates {
                 attempt.follow()
             }
         });
-        Ok(Self {
-            client: builder
-                .connect_timeout(CONNECT_TIMEOUT)
-                .timeout(FETCH_TIMEOUT)
-                .redirect(https_stays_https)
-                .build()?,
-        })
+        let client = client_builder(&self.ca_path)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(FETCH_TIMEOUT)
+            .redirect(https_stays_https)
+            .build()?;
+        Ok(self.client.get_or_init(|| client))
     }
 
     /// The user_data of one machine: the template, fetched or read now, with everything put in.
@@ -235,7 +246,13 @@ impl Templates {
             why,
         };
         let chain = |error: reqwest::Error| failed(crate::telemetry::chain(&error.without_url()));
-        let response = self.client.get(url.clone()).send().await.map_err(chain)?;
+        let response = self
+            .client()
+            .map_err(chain)?
+            .get(url.clone())
+            .send()
+            .await
+            .map_err(chain)?;
         if !response.status().is_success() {
             return Err(failed(format!("the server answered {}", response.status())));
         }
@@ -341,7 +358,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str, text: &str| {
             let path = dir.path().join(name);
-            crate::state::atomic::write(dir.path(), &path, text.as_bytes(), 0o600).unwrap();
+            crate::state::Disk::default()
+                .write(dir.path(), &path, text.as_bytes(), 0o600)
+                .unwrap();
             path
         };
         let space = testing::space("");
@@ -362,7 +381,7 @@ mod tests {
             .insert("cert".to_owned(), path("cert", "PEM"));
         let machine = MachineName::new("vcycle-a-aaaaaaaaaa").unwrap();
         let factory = FactoryName::new("f.example.org").unwrap();
-        let templates = Templates::new(reqwest::Client::builder()).unwrap();
+        let templates = Templates::new(dir.path());
         let context = Context {
             space: &space,
             machinetype: &machinetype,
@@ -386,7 +405,7 @@ mod tests {
         let machinetype = testing::machinetype("a", "");
         let machine = MachineName::new("vcycle-a-aaaaaaaaaa").unwrap();
         let factory = FactoryName::new("f").unwrap();
-        let templates = Templates::new(reqwest::Client::builder()).unwrap();
+        let templates = Templates::new(Path::new(""));
         let error = templates
             .user_data(Context {
                 space: &space,

@@ -21,7 +21,7 @@ use exit::{Exit, Failure};
 
 use crate::clock::Clock;
 use crate::config::Sources;
-use crate::daemon::Settings;
+use crate::daemon::{Host, Settings};
 use crate::model::FactoryName;
 
 /// Runs the command that `arguments` ask for, and says how it went.
@@ -91,6 +91,7 @@ fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
         interval: crate::model::Seconds::new(arguments.interval),
         factory,
         clock: Clock::system(),
+        host: Host::default(),
     })
 }
 

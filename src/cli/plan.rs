@@ -9,14 +9,15 @@ use serde::Serialize;
 use super::args::PlanOptions;
 use super::exit::{Exit, Failure};
 use crate::clock::Clock;
-use crate::cloud;
+use crate::cloud::{self, Outside};
 use crate::config::{self, Config, SpaceConfig};
 use crate::daemon::{Settings, observe_once};
 use crate::decide::{self, Bookkeeping, Plan};
 use crate::model::{SpaceName, SpaceSnapshot, Timestamp};
 use crate::observe::{Memory, Situation};
 use crate::rng::Seed;
-use crate::state::{Store, atomic};
+use crate::state::Store;
+use crate::state::disk::{self, Disk};
 
 /// One space's plan, as `--json` prints it.
 #[derive(Serialize)]
@@ -122,13 +123,9 @@ async fn look(settings: &Settings, options: &PlanOptions) -> Result<(), Failure>
 
 /// A snapshot holds what a site may not want everybody to see.
 fn write_private(file: &Path, text: &str) -> Result<(), Failure> {
-    atomic::write(
-        atomic::directory_of(file),
-        file,
-        text.as_bytes(),
-        atomic::PRIVATE,
-    )
-    .map_err(|error| {
+    let directory = disk::directory_of(file);
+    let written = Disk::default().write(directory, file, text.as_bytes(), disk::PRIVATE);
+    written.map_err(|error| {
         Failure::new(
             Exit::Io,
             format!("cannot write {}: {error}", file.display()),
@@ -145,15 +142,10 @@ async fn look_at(
     let store = Arc::new(Store::open_to_read(&settings.state_dir));
     let memory = remember(&store, space)?;
     let unavailable = |error: cloud::CloudError| Failure::new(Exit::Unavailable, error.to_string());
-    let cloud = cloud::connect(
-        space,
-        &config.server.ca_path,
-        &settings.state_dir,
-        &settings.clock,
-        cloud::Use::Look,
-    )
-    .await
-    .map_err(unavailable)?;
+    let outside = Outside::real(&config.server.ca_path, settings.clock.clone());
+    let cloud = cloud::connect(space, &settings.state_dir, &outside, cloud::Use::Look)
+        .await
+        .map_err(unavailable)?;
     let (snapshot, problems) =
         observe_once(cloud.as_ref(), space, &settings.factory, &store, &memory)
             .await

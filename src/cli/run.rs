@@ -64,7 +64,6 @@ fn failure(error: DaemonError) -> Failure {
             Exit::Config
         }
         DaemonError::State(_) | DaemonError::Server(_) => Exit::Io,
-        DaemonError::Tls(_) => Exit::Internal,
     };
     Failure::new(exit, telemetry::chain(&error))
 }

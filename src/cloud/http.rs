@@ -11,24 +11,26 @@
 //! 4. A [`Failure`] says whether the request can have reached the server.
 
 pub(super) mod ca;
+mod network;
 pub mod text;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER};
+use http::header::{HeaderName, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use url::Url;
 
-use super::{CloudError, CloudErrorKind};
+pub use self::network::{Carried, Carrier, Network, client_builder};
+
+use super::{CloudError, CloudErrorKind, Outside};
 use crate::clock::Clock;
 use crate::model::{Seconds, SpaceName, Timestamp};
-use crate::rng::Seed;
+use crate::rng::{Seed, Seeds};
 
 /// Requests of one space that may be under way at once (SPEC 13).
 pub const MAX_AT_ONCE: usize = 10;
@@ -212,7 +214,8 @@ impl Answer {
 /// The client of one space.
 #[derive(Debug)]
 pub struct Http {
-    client: reqwest::Client,
+    carrier: Arc<dyn Carrier>,
+    seeds: Seeds,
     gate: Semaphore,
     times: HttpTimes,
     clock: Clock,
@@ -220,64 +223,24 @@ pub struct Http {
     holds: Mutex<BTreeMap<String, Instant>>,
 }
 
-/// What every client of ours begins with: our name, the system's CAs and those in the directory
-/// `ca_path`.
-pub fn client_builder(ca_path: &Path) -> reqwest::ClientBuilder {
-    let builder =
-        reqwest::Client::builder().user_agent(concat!("vcycled/", env!("CARGO_PKG_VERSION")));
-    ca::load(ca_path)
-        .into_iter()
-        .fold(builder, reqwest::ClientBuilder::add_root_certificate)
-}
-
-/// Whether an address leads back to this host, where no proxy could ever reach it.
-fn is_this_host(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
-}
-
 impl Http {
-    /// A client that trusts the system's CAs and those in the directory `ca_path`. Making one
-    /// costs about a tenth of a second: keep it. Proxies are taken from the environment, as curl
-    /// takes them, but not for an `endpoint` on this host.
+    /// A client for the servers of `endpoint`'s cloud. Making one costs about a tenth of a second on
+    /// a real network: keep it.
     ///
     /// # Errors
     /// When the TLS library cannot be set up.
     pub fn new(
         space: &SpaceName,
         endpoint: &Url,
-        ca_path: &Path,
-        clock: Clock,
+        outside: &Outside,
         times: HttpTimes,
     ) -> Result<Self, CloudError> {
-        let mut builder = client_builder(ca_path);
-        if is_this_host(endpoint) {
-            builder = builder.no_proxy();
-        }
-        let client = builder
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(times.connect)
-            .timeout(times.request)
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(MAX_AT_ONCE)
-            .build()
-            .map_err(|error| {
-                CloudError::new(
-                    CloudErrorKind::Rejected,
-                    format!("set up TLS for space {space}"),
-                    text::causes(&error),
-                )
-            })?;
         Ok(Self {
-            client,
+            carrier: outside.network.carrier(space, endpoint, outside, times)?,
             gate: Semaphore::new(MAX_AT_ONCE),
             times,
-            clock,
+            clock: outside.clock.clone(),
+            seeds: outside.seeds.clone(),
             holds: Mutex::new(BTreeMap::new()),
         })
     }
@@ -299,7 +262,8 @@ impl Http {
             if attempt >= READ_ATTEMPTS || !self.worth_another_try(&outcome) {
                 return outcome;
             }
-            tokio::time::sleep(jittered(self.times.pause.saturating_mul(1 << attempt))).await;
+            let pause = self.times.pause.saturating_mul(1 << attempt);
+            tokio::time::sleep(jittered(pause, self.seeds.draw())).await;
             attempt += 1;
         }
     }
@@ -335,92 +299,18 @@ impl Http {
                 "the client is closed",
             ));
         };
-        let mut builder = self
-            .client
-            .request(request.method.clone(), request.url.clone())
-            .header(ACCEPT, "application/json");
-        if let Some(token) = &request.token {
-            builder = builder.header(AUTH_TOKEN, token);
-        }
-        if let Some(body) = &request.body {
-            builder = builder
-                .header(CONTENT_TYPE, "application/json")
-                .body(body.clone());
-        }
-        let mut response = builder
-            .send()
-            .await
-            .map_err(|error| self.explain(request, &error))?;
-        let status = response.status();
-        let body = match self.read_body(request, &mut response).await {
-            Err(_) if !status.is_success() => Vec::new(),
-            outcome => outcome?,
-        };
-        let retry_after = self.retry_after(status, response.headers());
+        let carried = self.carrier.carry(request).await?;
+        let retry_after = self.retry_after(carried.status, &carried.headers);
         if let Some(wait) = retry_after {
             self.hold(&request.url, wait);
         }
         Ok(Answer {
             operation: request.operation(),
-            status,
-            headers: std::mem::take(response.headers_mut()),
-            body,
+            status: carried.status,
+            headers: carried.headers,
+            body: carried.body,
             retry_after,
         })
-    }
-
-    async fn read_body(
-        &self,
-        request: &Request,
-        response: &mut reqwest::Response,
-    ) -> Result<Vec<u8>, Failure> {
-        let good = response.status().is_success();
-        let limit = if good { MAX_BODY } else { MAX_ERROR_BODY };
-        let told = response
-            .content_length()
-            .and_then(|length| usize::try_from(length).ok())
-            .unwrap_or(0);
-        let mut body = Vec::with_capacity(told.min(limit));
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| self.explain(request, &error))?
-        {
-            let room = limit - body.len();
-            if chunk.len() > room && good {
-                return Err(failure(
-                    request,
-                    FailureKind::TooLarge,
-                    format!("the answer has more than {limit} bytes"),
-                ));
-            }
-            body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
-            if body.len() == limit && !good {
-                break;
-            }
-        }
-        Ok(body)
-    }
-
-    /// Says how far a request got. A failed connect has sent nothing; after that anything may
-    /// have reached the server.
-    fn explain(&self, request: &Request, error: &reqwest::Error) -> Failure {
-        let (kind, message) = if error.is_builder() {
-            (FailureKind::NotSent, text::causes(error))
-        } else if error.is_connect() && error.is_timeout() {
-            let seconds = self.times.connect.as_secs_f32();
-            let message = format!("no connection within {seconds} s");
-            (FailureKind::ConnectTimedOut, message)
-        } else if error.is_connect() {
-            (FailureKind::NotSent, text::causes(error))
-        } else if error.is_timeout() {
-            let seconds = self.times.request.as_secs_f32();
-            let message = format!("no complete answer within {seconds} s");
-            (FailureKind::TimedOut, message)
-        } else {
-            (FailureKind::Lost, text::causes(error))
-        };
-        failure(request, kind, message)
     }
 
     /// Reads `Retry-After` where it means that the server has had enough.
@@ -477,8 +367,8 @@ fn failure(request: &Request, kind: FailureKind, message: impl Into<String>) -> 
 
 /// Between half of `pause` and the whole of it, so that spaces that failed together do not come
 /// back together.
-fn jittered(pause: Duration) -> Duration {
-    let draw = u32::try_from(Seed::from_entropy().0 % 500).unwrap_or(0);
+fn jittered(pause: Duration, seed: Seed) -> Duration {
+    let draw = u32::try_from(seed.0 % 500).unwrap_or(0);
     pause.saturating_mul(500 + draw) / 1000
 }
 
@@ -500,22 +390,9 @@ mod tests {
     #[test]
     fn jitter_stays_between_half_and_the_whole() {
         let pause = Duration::from_millis(1000);
-        for _ in 0..100 {
-            let drawn = jittered(pause);
+        for draw in 0..1000 {
+            let drawn = jittered(pause, Seed(draw));
             assert!(drawn >= pause / 2 && drawn <= pause, "{drawn:?}");
-        }
-    }
-
-    #[test]
-    fn no_proxy_is_asked_for_this_host() {
-        for (url, expected) in [
-            ("http://127.0.0.1:5000/v3", true),
-            ("http://[::1]:5000/v3", true),
-            ("https://localhost/v3", true),
-            ("https://keystone.example.org/v3", false),
-            ("https://192.0.2.1/v3", false),
-        ] {
-            assert_eq!(is_this_host(&Url::parse(url).unwrap()), expected, "{url}");
         }
     }
 
@@ -526,8 +403,7 @@ mod tests {
         let http = Http::new(
             &space,
             &Url::parse("http://127.0.0.1/").unwrap(),
-            Path::new("/nonexistent"),
-            clock,
+            &Outside::real(std::path::Path::new("/nonexistent"), clock),
             HttpTimes::default(),
         );
         let http = http.unwrap();

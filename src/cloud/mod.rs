@@ -13,7 +13,7 @@ pub mod simulated;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -22,7 +22,9 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Clock;
 use crate::config::{Api, SpaceConfig};
 use crate::model::{CloudFacts, CloudId, CloudMachine, Flavor, MachineName, Seconds, Secret};
+use crate::rng::Seeds;
 
+use http::Network;
 use openstack::OpenStack;
 use simulated::Simulated;
 
@@ -95,22 +97,45 @@ pub enum Use {
     Look,
 }
 
+/// What connections meet outside of the program, each given from outside of it.
+#[derive(Clone, Debug)]
+pub struct Outside {
+    /// The directory of CA certificates to verify servers with.
+    pub ca_path: PathBuf,
+    /// The time.
+    pub clock: Clock,
+    /// Randomness, for pauses.
+    pub seeds: Seeds,
+    /// What carries requests.
+    pub network: Network,
+}
+
+impl Outside {
+    /// The network and the entropy of this host.
+    pub fn real(ca_path: &Path, clock: Clock) -> Self {
+        Self {
+            ca_path: ca_path.to_owned(),
+            clock,
+            seeds: Seeds::default(),
+            network: Network::default(),
+        }
+    }
+}
+
 /// Connects to the cloud of a space as its configuration says.
 ///
 /// # Errors
 /// When the connection cannot be set up, or this version has no adapter for the API.
 pub async fn connect(
     space: &SpaceConfig,
-    ca_path: &Path,
     state_dir: &Path,
-    clock: &Clock,
+    outside: &Outside,
     what_for: Use,
 ) -> Result<Arc<dyn Cloud>, CloudError> {
-    let (name, clock) = (&space.name, clock.clone());
+    let (name, ca_path) = (&space.name, &outside.ca_path);
+    let clock = outside.clock.clone();
     match (&space.api, what_for) {
-        (Api::OpenStack(options), _) => {
-            Ok(Arc::new(OpenStack::new(name, options, ca_path, clock)?))
-        }
+        (Api::OpenStack(options), _) => Ok(Arc::new(OpenStack::new(name, options, outside)?)),
         (Api::Simulated(options), Use::Drive) => {
             let cloud = Simulated::start(name, options, state_dir, ca_path, clock).await?;
             Ok(Arc::new(cloud))

@@ -168,7 +168,7 @@ mod tests {
     use crate::cli::demo::certificates::{Authority, Use, Validity};
     use crate::decide::testing;
     use crate::model::MachineState;
-    use crate::state::atomic;
+    use crate::state::Disk;
 
     const INTERVAL: Seconds = Seconds::new(60);
 
@@ -197,7 +197,7 @@ mod tests {
         /// A daemon without a server of its own.
         async fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let store = Store::open(&dir.path().join("state")).unwrap();
+            let store = Store::open(dir.path().join("state")).unwrap();
             let clock = Clock::manual(Timestamp::from_unix(1_700_000_000));
             let none = config(dir.path(), None);
             Self {
@@ -227,7 +227,9 @@ mod tests {
             let host = authority.issue(&[("CN", "host")], &Use::Client, validity);
             let pem = host.unwrap().to_pem().unwrap();
             let path = self.dir.path().join("cert.pem");
-            atomic::write(self.dir.path(), &path, &pem, 0o600).unwrap();
+            Disk::default()
+                .write(self.dir.path(), &path, &pem, 0o600)
+                .unwrap();
         }
     }
 

@@ -31,12 +31,14 @@ pub use pass::observe_once;
 pub use status::{Board, ConfigStatus, SpaceStatus, Status};
 
 use crate::act::userdata::Templates;
+use crate::blocking;
 use crate::clock::Clock;
-use crate::cloud::CloudError;
-use crate::config::{self, Config, ServerConfig};
+use crate::cloud::http::Network;
+use crate::config::{self, Config};
 use crate::model::{FactoryName, MachineFiles, Seconds, SpaceName};
+use crate::rng::Seeds;
 use crate::server::ServerError;
-use crate::state::{StateError, Store};
+use crate::state::{Disk, Layout, StateError, Store};
 use crate::telemetry::Repeats;
 use https::{Hearing, HttpsServer};
 
@@ -56,6 +58,20 @@ pub struct Settings {
     pub factory: FactoryName,
     /// The time.
     pub clock: Clock,
+    /// What else the daemon finds around it.
+    pub host: Host,
+}
+
+/// What a daemon finds on its host beside the time: by default what really is there. A simulation
+/// gives it something else.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// The disk that the state directory is on.
+    pub disk: Disk,
+    /// Randomness.
+    pub seeds: Seeds,
+    /// What carries requests to clouds.
+    pub network: Network,
 }
 
 impl Settings {
@@ -100,9 +116,6 @@ pub enum DaemonError {
     /// The HTTPS server cannot be started.
     #[error("cannot start the HTTPS server: {0}")]
     Server(#[from] ServerError),
-    /// The TLS library cannot be set up for fetching templates.
-    #[error("cannot set up TLS: {0}")]
-    Tls(#[from] CloudError),
 }
 
 /// What the driver hands to every space at every tick.
@@ -119,6 +132,8 @@ struct Common {
     store: Arc<Store>,
     factory: FactoryName,
     clock: Clock,
+    seeds: Seeds,
+    network: Network,
     board: Board,
     stop: CancellationToken,
     ticks: watch::Receiver<Tick>,
@@ -144,15 +159,15 @@ pub async fn run(
     for problem in &loaded.problems {
         warn!("{problem}");
     }
-    let store = Arc::new(Store::open(&settings.state_dir)?);
+    let layout = Layout::on(settings.host.disk.clone(), &settings.state_dir);
+    let store = Arc::new(Store::open(layout)?);
     let machines = load_machines(&store, &config)?;
-    let templates = templates(&config.server)?;
     let server = HttpsServer::start(&config.server, &store, &settings.clock).await?;
     let config = Arc::new(config);
     board.config_loaded(settings.clock.now());
     let (sender, ticks) = watch::channel(Tick {
         config: Arc::clone(&config),
-        templates,
+        templates: Templates::new(&config.server.ca_path),
         hearing: server.hearing(),
     });
     let mut driver = Driver {
@@ -160,6 +175,8 @@ pub async fn run(
             store,
             factory: settings.factory.clone(),
             clock: settings.clock.clone(),
+            seeds: settings.host.seeds.clone(),
+            network: settings.host.network.clone(),
             board,
             stop: control.stop.clone(),
             ticks,
@@ -201,21 +218,14 @@ fn take(config: Config, next: &mut Tick) {
         info!("using a changed configuration");
     }
     if next.config.server.ca_path != config.server.ca_path {
-        match templates(&config.server) {
-            Ok(made) => next.templates = made,
-            Err(problem) => error!("{problem}; going on with the CAs from before"),
-        }
+        next.templates = Templates::new(&config.server.ca_path);
     }
     next.config = Arc::new(config);
 }
 
 async fn load(settings: &Settings) -> config::Loaded {
     let (sources, context) = (settings.sources.clone(), settings.config_context());
-    let loading = tokio::task::spawn_blocking(move || config::load(&sources, &context));
-    match loading.await {
-        Ok(loaded) => loaded,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    blocking::run(move || config::load(&sources, &context)).await
 }
 
 /// All machine directories, by space. Those of spaces that are not configured are kept too: the
@@ -242,17 +252,6 @@ fn load_machines(
         }
     }
     Ok(machines)
-}
-
-fn templates(server: &ServerConfig) -> Result<Templates, CloudError> {
-    let builder = crate::cloud::http::client_builder(&server.ca_path);
-    Templates::new(builder).map_err(|error| {
-        CloudError::new(
-            crate::cloud::CloudErrorKind::Rejected,
-            "setting up the client for user_data",
-            crate::telemetry::chain(&error),
-        )
-    })
 }
 
 struct Driver {
@@ -437,7 +436,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::state::atomic;
+    use crate::state::Disk;
 
     /// A daemon for one space whose cloud is at `address`.
     fn settings(dir: &std::path::Path, address: &str) -> Settings {
@@ -449,7 +448,9 @@ mod tests {
              user_data = /u\nbackoff_seconds = 1\nfizzle_seconds = 1\n"
         );
         let conf = dir.join("vcycle.conf");
-        atomic::write(dir, &conf, text.as_bytes(), 0o644).unwrap();
+        Disk::default()
+            .write(dir, &conf, text.as_bytes(), 0o644)
+            .unwrap();
         Settings {
             sources: config::Sources {
                 conf,
@@ -459,6 +460,7 @@ mod tests {
             interval: Seconds::new(3600),
             factory: FactoryName::new("factory.example.org").unwrap(),
             clock: Clock::system(),
+            host: Host::default(),
         }
     }
 

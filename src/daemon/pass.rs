@@ -8,6 +8,7 @@ use tracing::{debug, error};
 use super::Common;
 use super::https::Hearing;
 use crate::act::{self, Actor, userdata::Templates};
+use crate::blocking;
 use crate::cloud::{Cloud, CloudError};
 use crate::config::SpaceConfig;
 use crate::decide::{self, Blocked, Bookkeeping, Plan, Report};
@@ -70,15 +71,12 @@ pub async fn observe_once(
     let listing = cloud.list().await?;
     let snapshot = observe::join(&config.name, factory, facts, listing, memory);
     let (store, config) = (Arc::clone(store), config.clone());
-    let looking = tokio::task::spawn_blocking(move || {
+    let looking = blocking::run(move || {
         let mut snapshot = snapshot;
         let unread = observe::look_at_files(&store, &config, &mut snapshot);
         (snapshot, unread)
     });
-    match looking.await {
-        Ok(looked) => Ok(looked),
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    Ok(looking.await)
 }
 
 impl Pass<'_> {
@@ -137,7 +135,7 @@ impl Pass<'_> {
         let mut repeats = std::mem::take(self.repeats);
         let mut totals = *self.totals;
         let span = tracing::Span::current();
-        let writing = tokio::task::spawn_blocking(move || {
+        let writing = blocking::run(move || {
             let _in_the_pass = span.enter();
             let mut recorder = Recorder {
                 config: &config,
@@ -150,13 +148,9 @@ impl Pass<'_> {
             let failed = recorder.bookkeeping(&actions, now);
             (failed, memory, repeats, totals)
         });
-        match writing.await {
-            Ok((failed, memory, repeats, totals)) => {
-                (*self.memory, *self.repeats, *self.totals) = (memory, repeats, totals);
-                failed
-            }
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        let (failed, memory, repeats, totals) = writing.await;
+        (*self.memory, *self.repeats, *self.totals) = (memory, repeats, totals);
+        failed
     }
 
     async fn carry_out(

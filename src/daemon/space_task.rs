@@ -8,7 +8,7 @@ use tracing::{Instrument, debug, error, info};
 use super::pass::{Pass, PassError};
 use super::status::SpaceStatus;
 use super::{Common, Tick};
-use crate::cloud::{self, Cloud, CloudError};
+use crate::cloud::{self, Cloud, CloudError, Outside};
 use crate::config::{Api, SpaceConfig};
 use crate::model::{MachineFiles, SpaceName};
 use crate::observe::Memory;
@@ -42,12 +42,13 @@ pub(super) async fn run(
         let Some(config) = tick.config.spaces.get(&task.space).cloned() else {
             break;
         };
-        let seed = Seed::from_entropy();
+        let seed = task.common.seeds.draw();
         let span = tracing::info_span!("pass", space = %task.space);
         task.one_pass(&tick, Arc::new(config), seed)
             .instrument(span)
             .await;
         tokio::select! {
+            biased;
             () = task.common.stop.cancelled() => break,
             changed = ticks.changed() => if changed.is_err() { break },
         }
@@ -148,14 +149,13 @@ impl SpaceTask {
         // An embedded cloud has to end before it can begin again.
         self.connection = None;
         let state_dir = self.common.store.layout().root();
-        let cloud = cloud::connect(
-            config,
-            ca_path,
-            state_dir,
-            &self.common.clock,
-            cloud::Use::Drive,
-        )
-        .await?;
+        let outside = Outside {
+            ca_path: ca_path.clone(),
+            clock: self.common.clock.clone(),
+            seeds: self.common.seeds.clone(),
+            network: self.common.network.clone(),
+        };
+        let cloud = cloud::connect(config, state_dir, &outside, cloud::Use::Drive).await?;
         self.connection = Some(Connection {
             api: config.api.clone(),
             ca_path: ca_path.clone(),

@@ -481,7 +481,7 @@ mod tests {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let mut world = Self {
-                store: Store::open(&dir.path().join("state")).unwrap(),
+                store: Store::open(dir.path().join("state")).unwrap(),
                 _dir: dir,
                 config: testing::space("max_machines = 10"),
                 factory: FactoryName::new("factory.example.org").unwrap(),

@@ -19,7 +19,7 @@ use tokio::io::AsyncReadExt;
 use super::path::FileName;
 use super::reply::{FileContent, Version};
 use crate::model::MachineName;
-use crate::state::{Layout, Published};
+use crate::state::{Disk, Layout, Published};
 
 /// Files up to this size are read at once: every MJF key and heartbeat, in one read from the page
 /// cache, which costs less than handing the work to another thread.
@@ -177,8 +177,8 @@ impl OpenFile {
     ///
     /// # Errors
     /// What the file system says.
-    pub fn set_modified(&self, time: SystemTime) -> io::Result<()> {
-        self.file.set_modified(time)
+    pub fn set_modified(&self, disk: &Disk, time: SystemTime) -> io::Result<()> {
+        disk.set_time(&self.file, time)
     }
 }
 

@@ -5,9 +5,7 @@
 //! in bytes and in files, counting what is on its way.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::StatusCode;
@@ -17,7 +15,8 @@ use super::path::FileName;
 use super::reply::Refusal;
 use crate::clock::Clock;
 use crate::model::MachineName;
-use crate::state::{Layout, SHUTDOWN_MESSAGE, atomic};
+use crate::state::disk::{self, Disk, NewFile};
+use crate::state::{Layout, SHUTDOWN_MESSAGE};
 
 /// The most files in a machine's `joboutputs`: logs, a heartbeat and a message are a few dozen;
 /// without a limit a VM could use up all inodes with empty files.
@@ -133,7 +132,7 @@ impl Joboutputs {
             .set_modified(self.clock.now().to_system_time())
             .map_err(disk)?;
         if durable {
-            growing.file.sync_all().map_err(disk)?;
+            growing.file.sync().map_err(disk)?;
         }
         let placed = {
             let _one_at_a_time = lock(&self.placing);
@@ -145,7 +144,10 @@ impl Joboutputs {
             old.map_or(Placed::New, |_| Placed::Replaced)
         };
         if durable {
-            directory.handle().sync_all().map_err(disk)?;
+            self.layout
+                .disk()
+                .sync_open_dir(directory.handle())
+                .map_err(disk)?;
         }
         Ok(placed)
     }
@@ -155,18 +157,21 @@ impl Joboutputs {
     /// # Errors
     /// What the disk says.
     pub fn begin(&self) -> Result<Growing, Refusal> {
-        let path = atomic::temporary_path(&self.layout.tmp());
+        let path = disk::temporary_path(&self.layout.tmp());
         let file =
-            atomic::create_new(&path, atomic::PUBLIC).map_err(|error| match error.kind() {
-                // Not the machine but our own `tmp` is missing.
-                io::ErrorKind::NotFound => Refusal::new(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "the directory for files on their way is missing",
-                ),
-                _ => Refusal::disk(&error),
-            })?;
+            self.layout
+                .disk()
+                .create_new(&path, disk::PUBLIC)
+                .map_err(|error| match error.kind() {
+                    // Not the machine but our own `tmp` is missing.
+                    io::ErrorKind::NotFound => Refusal::new(
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        "the directory for files on their way is missing",
+                    ),
+                    _ => Refusal::disk(&error),
+                })?;
         Ok(Growing {
-            path,
+            disk: self.layout.disk().clone(),
             file,
             written: 0,
             placed: false,
@@ -177,7 +182,9 @@ impl Joboutputs {
     /// there counts as written now. A full disk of ours must not make heartbeats look missed.
     pub fn keep_alive(&self, directory: &Directory, name: &FileName) {
         let touched = directory.file(name.as_str()).and_then(|found| match found {
-            Some(found) => found.set_modified(self.clock.now().to_system_time()),
+            Some(found) => {
+                found.set_modified(self.layout.disk(), self.clock.now().to_system_time())
+            }
             None => Ok(()),
         });
         if let Err(error) = touched {
@@ -273,8 +280,8 @@ impl Drop for Reservation {
 /// A file on its way. Dropped before it is placed, it is gone.
 #[derive(Debug)]
 pub struct Growing {
-    path: PathBuf,
-    file: File,
+    disk: Disk,
+    file: NewFile,
     written: u64,
     placed: bool,
 }
@@ -294,7 +301,8 @@ impl Growing {
     }
 
     fn rename(mut self, directory: &Directory, name: &FileName) -> io::Result<()> {
-        atomic::rename_into(&self.path, directory.handle(), name.as_str())?;
+        self.disk
+            .rename_into(self.file.path(), directory.handle(), name.as_str())?;
         self.placed = true;
         Ok(())
     }
@@ -303,7 +311,7 @@ impl Growing {
 impl Drop for Growing {
     fn drop(&mut self) {
         if !self.placed {
-            atomic::discard(&self.path);
+            self.disk.discard(self.file.path());
         }
     }
 }

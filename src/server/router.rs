@@ -16,6 +16,7 @@ use super::joboutputs::{Growing, Joboutputs, Limits, Placed, Reservation};
 use super::occasionally::Occasionally;
 use super::path::{FileName, Leaf, Target};
 use super::reply::{self, Refusal, ReplyBody};
+use crate::blocking;
 use crate::clock::Clock;
 use crate::model::{Dn, MachineName};
 use crate::state::{Layout, Published};
@@ -225,7 +226,7 @@ impl Router {
 
     async fn append(&self, growing: Option<Growing>, piece: Bytes) -> Result<Growing, Refusal> {
         let joboutputs = Arc::clone(&self.joboutputs);
-        blocking(move || {
+        blocking::run(move || {
             let mut growing = match growing {
                 Some(growing) => growing,
                 None => joboutputs.begin()?,
@@ -244,7 +245,7 @@ impl Router {
         name: FileName,
     ) -> Result<Placed, Refusal> {
         let joboutputs = Arc::clone(&self.joboutputs);
-        blocking(move || {
+        blocking::run(move || {
             let placed = received.and_then(|(growing, rest)| {
                 let mut growing = match growing {
                     Some(growing) => growing,
@@ -312,18 +313,6 @@ fn no_method(target: &Target) -> Refusal {
         Published::Machinefeatures | Published::Jobfeatures => Refusal::method("GET, HEAD"),
         Published::Joboutputs => Refusal::method("GET, HEAD, PUT"),
     }
-}
-
-/// Runs file work where it may wait.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
-        Refusal::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("the work on files ended: {error}"),
-        )
-    })?
 }
 
 fn published(machine: &Directory, which: Published) -> Result<Directory, Refusal> {

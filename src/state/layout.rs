@@ -3,15 +3,17 @@
 
 use std::path::{Path, PathBuf};
 
+use super::disk::Disk;
 use crate::model::{MachineName, MachinetypeName, SpaceName};
 
 /// The default state directory.
 pub const DEFAULT_ROOT: &str = "/var/lib/vcycle";
 
-/// Paths below one state directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Paths below one state directory, and the disk that it is on.
+#[derive(Clone, Debug)]
 pub struct Layout {
     root: PathBuf,
+    disk: Disk,
 }
 
 /// The files of a machine's directory that hold one moment in Unix seconds.
@@ -73,10 +75,29 @@ impl Published {
 /// The file in joboutputs in which a VM says why it ended.
 pub const SHUTDOWN_MESSAGE: &str = "shutdown_message";
 
+impl<P: AsRef<Path>> From<P> for Layout {
+    fn from(root: P) -> Self {
+        Self::new(root.as_ref())
+    }
+}
+
 impl Layout {
     /// Paths below `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self::on(Disk::default(), root)
+    }
+
+    /// Paths below `root` on `disk`.
+    pub fn on(disk: Disk, root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            disk,
+        }
+    }
+
+    /// The disk that they are on.
+    pub const fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// The state directory itself.

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::{
-    IoContext, Layout, Published, SHUTDOWN_MESSAGE, StateError, Store, TimeFile, atomic,
+    Disk, IoContext, Layout, Published, SHUTDOWN_MESSAGE, StateError, Store, TimeFile, disk,
     read_small, read_time, read_value,
 };
 use crate::model::{
@@ -116,11 +116,12 @@ impl Store {
     /// When anything cannot be written; then there is no directory. A directory of that name
     /// that exists already is an error too, and is left as it is.
     pub fn create_machine(&self, new: &NewMachine) -> Result<MachineFiles, StateError> {
-        let growing = atomic::temporary_path(&self.layout.tmp());
+        let disk = self.layout.disk();
+        let growing = disk::temporary_path(&self.layout.tmp());
         let place = self.layout.machine(&new.name);
         // The error names the place and not what grows in `tmp`, whose name is never the same: a
         // trouble that lasts has to be the same text each time.
-        let made = fill_machine(&growing, new)
+        let made = fill_machine(disk, &growing, new)
             .context("create", &place)
             .and_then(|()| {
                 // rename(2) onto a directory succeeds when that is empty: look first. Nobody
@@ -129,10 +130,10 @@ impl Store {
                     return Err(io::Error::from(io::ErrorKind::AlreadyExists))
                         .context("create", &place);
                 }
-                atomic::rename(&growing, &place).context("create", &place)
+                disk.rename(&growing, &place).context("create", &place)
             });
         if made.is_err() {
-            atomic::discard(&growing);
+            disk.discard(&growing);
         }
         made.and_then(|()| load_machine(&self.layout, new.name.clone()))
     }
@@ -148,7 +149,7 @@ impl Store {
         time: Timestamp,
     ) -> Result<(), StateError> {
         let path = self.layout.machine(name).join(which.file_name());
-        self.write(&path, time.to_string().as_bytes(), atomic::PUBLIC)
+        self.write(&path, time.to_string().as_bytes(), disk::PUBLIC)
     }
 
     /// Writes the cloud's identifier: `uuid`, and `job_id` for the VM itself.
@@ -160,9 +161,9 @@ impl Store {
             .layout
             .published(name, Published::Jobfeatures)
             .join("job_id");
-        self.write(&job_id, id.as_str().as_bytes(), atomic::PUBLIC)?;
+        self.write(&job_id, id.as_str().as_bytes(), disk::PUBLIC)?;
         let path = self.layout.machine(name).join("uuid");
-        self.write(&path, id.as_str().as_bytes(), atomic::PUBLIC)
+        self.write(&path, id.as_str().as_bytes(), disk::PUBLIC)
     }
 
     /// Writes the zone that the cloud placed it in.
@@ -171,7 +172,7 @@ impl Store {
     /// When it cannot be written.
     pub fn set_zone(&self, name: &MachineName, zone: &str) -> Result<(), StateError> {
         let path = self.layout.machine(name).join("zone");
-        self.write(&path, zone.as_bytes(), atomic::PUBLIC)
+        self.write(&path, zone.as_bytes(), disk::PUBLIC)
     }
 
     /// Writes why we destroy it. The first reason stays, whatever a later try is for.
@@ -183,7 +184,7 @@ impl Store {
         if path.exists() {
             return Ok(());
         }
-        self.write(&path, ended.word().as_bytes(), atomic::PUBLIC)
+        self.write(&path, ended.word().as_bytes(), disk::PUBLIC)
     }
 
     /// Moves the moment that it is told to be down by. VMs see it at once.
@@ -196,7 +197,7 @@ impl Store {
             (Published::Jobfeatures, "shutdowntime_job"),
         ] {
             let path = self.layout.published(name, which).join(key);
-            self.write(&path, time.to_string().as_bytes(), atomic::PUBLIC)?;
+            self.write(&path, time.to_string().as_bytes(), disk::PUBLIC)?;
         }
         Ok(())
     }
@@ -215,7 +216,8 @@ impl Store {
             .layout
             .published(name, Published::Joboutputs)
             .join(file);
-        match fs::symlink_metadata(&path).and_then(|found| found.modified()) {
+        let looked = self.layout.disk().read(&path);
+        match looked.and_then(|()| fs::symlink_metadata(&path)?.modified()) {
             Ok(time) => Ok(Some(Timestamp::from_system_time(time))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).context("look at", &path),
@@ -235,13 +237,14 @@ impl Store {
             .layout
             .published(name, Published::Joboutputs)
             .join(SHUTDOWN_MESSAGE);
-        match fs::symlink_metadata(&path) {
+        let looked = self.layout.disk().read(&path);
+        match looked.and_then(|()| fs::symlink_metadata(&path)) {
             Ok(found) if found.is_file() => {}
             Ok(_) => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).context("look at", &path),
         }
-        Ok(read_small(&path)?.map(|text| ShutdownMessage::parse(&text)))
+        Ok(read_small(self.layout.disk(), &path)?.map(|text| ShutdownMessage::parse(&text)))
     }
 
     /// Leaves `text` as the shutdown message unless the VM left one: that is never overwritten.
@@ -253,15 +256,17 @@ impl Store {
             .layout
             .published(name, Published::Joboutputs)
             .join(SHUTDOWN_MESSAGE);
-        let growing = atomic::temporary_path(&self.layout.tmp());
-        let written = atomic::create_synced(&growing, text.as_bytes(), atomic::PUBLIC)
+        let disk = self.layout.disk();
+        let growing = disk::temporary_path(&self.layout.tmp());
+        let written = disk
+            .create_synced(&growing, text.as_bytes(), disk::PUBLIC)
             // A hard link fails when the name is taken, where a rename would replace: the VM may
             // be writing its own message at this moment.
-            .and_then(|()| match fs::hard_link(&growing, &path) {
+            .and_then(|()| match disk.link(&growing, &path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
                 other => other,
             });
-        atomic::discard(&growing);
+        disk.discard(&growing);
         written.context("write", &path)
     }
 
@@ -271,15 +276,17 @@ impl Store {
     /// When it is there and cannot be removed.
     pub fn remove_machine(&self, name: &MachineName) -> Result<(), StateError> {
         let path = self.layout.machine(name);
-        atomic::remove_dir(&self.layout.tmp(), &path).context("remove", &path)
+        self.layout
+            .disk()
+            .remove_dir(&self.layout.tmp(), &path)
+            .context("remove", &path)
     }
 }
 
 /// Writes everything below `dir`, which must not exist, and syncs it.
-fn fill_machine(dir: &Path, new: &NewMachine) -> io::Result<()> {
-    let public =
-        |path: &Path, text: &str| atomic::create_synced(path, text.as_bytes(), atomic::PUBLIC);
-    atomic::create_dir(dir, 0o755)?;
+fn fill_machine(disk: &Disk, dir: &Path, new: &NewMachine) -> io::Result<()> {
+    let public = |path: &Path, text: &str| disk.create_synced(path, text.as_bytes(), disk::PUBLIC);
+    disk.create_dir(dir, 0o755)?;
     public(&dir.join("created"), &new.created.to_string())?;
     public(&dir.join("machinetype_name"), new.machinetype.as_str())?;
     public(&dir.join("space_name"), new.space.as_str())?;
@@ -294,14 +301,14 @@ fn fill_machine(dir: &Path, new: &NewMachine) -> io::Result<()> {
         public(&dir.join("accounting_fqan"), fqan)?;
     }
     if let Some(user_data) = &new.user_data {
-        atomic::create_synced(&dir.join("user_data"), user_data.reveal(), atomic::PRIVATE)?;
+        disk.create_synced(&dir.join("user_data"), user_data.reveal(), disk::PRIVATE)?;
     }
     if let Some(id) = &new.id {
         public(&dir.join("uuid"), id.as_str())?;
     }
     for which in Published::ALL {
         let sub = dir.join(which.dir_name());
-        atomic::create_dir(&sub, 0o755)?;
+        disk.create_dir(&sub, 0o755)?;
         let files = match which {
             Published::Machinefeatures => &new.machinefeatures,
             Published::Jobfeatures => &new.jobfeatures,
@@ -313,28 +320,29 @@ fn fill_machine(dir: &Path, new: &NewMachine) -> io::Result<()> {
         if let (Published::Jobfeatures, Some(id)) = (which, &new.id) {
             public(&sub.join("job_id"), id.as_str())?;
         }
-        atomic::sync_dir(&sub)?;
+        disk.sync_dir(&sub)?;
     }
-    atomic::sync_dir(dir)
+    disk.sync_dir(dir)
 }
 
 /// Reads one machine's directory. What later versions or site scripts add is not looked at.
 fn load_machine(layout: &Layout, name: MachineName) -> Result<MachineFiles, StateError> {
+    let disk = layout.disk();
     let dir = layout.machine(&name);
     let features = dir.join(Published::Machinefeatures.dir_name());
     let job = dir.join(Published::Jobfeatures.dir_name());
-    let time = |which: TimeFile| read_time(&dir.join(which.file_name()));
+    let time = |which: TimeFile| read_time(disk, &dir.join(which.file_name()));
     let required = |what: &'static str| StateError::Damaged {
         path: dir.join(what),
         what: "is missing; the machine is left alone".to_owned(),
     };
     Ok(MachineFiles {
-        space: read_value(&dir.join("space_name"), "a space name")?
+        space: read_value(disk, &dir.join("space_name"), "a space name")?
             .ok_or_else(|| required("space_name"))?,
-        machinetype: read_value(&dir.join("machinetype_name"), "a machinetype name")?
+        machinetype: read_value(disk, &dir.join("machinetype_name"), "a machinetype name")?
             .ok_or_else(|| required("machinetype_name"))?,
-        manager: read_value(&dir.join("manager"), "a host name")?,
-        id: read_small(&dir.join("uuid"))?
+        manager: read_value(disk, &dir.join("manager"), "a host name")?,
+        id: read_small(disk, &dir.join("uuid"))?
             .map(|text| text.trim().to_owned())
             .filter(|text| !text.is_empty())
             .map(CloudId::new),
@@ -344,16 +352,16 @@ fn load_machine(layout: &Layout, name: MachineName) -> Result<MachineFiles, Stat
         stopped: time(TimeFile::Stopped)?,
         finished: time(TimeFile::Finished)?,
         deleted: time(TimeFile::Deleted)?,
-        ended: read_small(&dir.join("ended"))?.map(|word| Ended::from_word(&word)),
-        processors: read_value(&job.join("allocated_cpu"), "a number of processors")?
+        ended: read_small(disk, &dir.join("ended"))?.map(|word| Ended::from_word(&word)),
+        processors: read_value(disk, &job.join("allocated_cpu"), "a number of processors")?
             .map(Processors::new),
-        hs06: read_value::<f64>(&features.join("hs06"), "a number")?
+        hs06: read_value::<f64>(disk, &features.join("hs06"), "a number")?
             .and_then(|power| Hs06::new(power).ok()),
-        memory_bytes: read_value(&job.join("max_rss_bytes"), "a number of bytes")?,
-        shutdowntime: read_time(&job.join("shutdowntime_job"))?,
-        wall_limit: read_value(&job.join("wall_limit_secs"), "seconds")?.map(Seconds::new),
-        fizzle: read_value(&dir.join("fizzle_seconds"), "seconds")?.map(Seconds::new),
-        accounting_fqan: read_small(&dir.join("accounting_fqan"))?,
+        memory_bytes: read_value(disk, &job.join("max_rss_bytes"), "a number of bytes")?,
+        shutdowntime: read_time(disk, &job.join("shutdowntime_job"))?,
+        wall_limit: read_value(disk, &job.join("wall_limit_secs"), "seconds")?.map(Seconds::new),
+        fizzle: read_value(disk, &dir.join("fizzle_seconds"), "seconds")?.map(Seconds::new),
+        accounting_fqan: read_small(disk, &dir.join("accounting_fqan"))?,
         name,
     })
 }
@@ -435,7 +443,9 @@ mod tests {
         let bad = new_machine("vcycle-a-bbbbbbbbbb");
         store.create_machine(&bad).unwrap();
         let created = store.layout().machine(&bad.name).join("created");
-        atomic::write(dir.path(), &created, b"yesterday", 0o644).unwrap();
+        Disk::default()
+            .write(dir.path(), &created, b"yesterday", 0o644)
+            .unwrap();
         let loaded = store.load_machines().unwrap();
         assert_eq!(loaded.machines.len(), 1);
         let problem = loaded.problems[0].to_string();

@@ -3,13 +3,13 @@
 //! The daemon's memory is a cache of this tree. Killed at any instruction and started again, it
 //! goes on from here. Invariants:
 //!
-//! 1. Only this module and [`atomic`] write below the state directory, apart from the HTTPS
-//!    server, which writes files that VMs send into `joboutputs` through [`atomic`].
+//! 1. Only this module and [`disk`] write below the state directory, apart from the HTTPS
+//!    server, which writes files that VMs send into `joboutputs` through [`disk`].
 //! 2. A machine's directory appears whole, by rename, and disappears whole.
 //! 3. Each file is written so that a crash leaves the old content or the new.
 //! 4. One daemon at a time: [`Store::open`] holds a lock as long as the store lives.
 
-pub mod atomic;
+pub mod disk;
 pub mod layout;
 mod machine;
 
@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use disk::Disk;
 pub use layout::{Layout, Published, SHUTDOWN_MESSAGE, TimeFile};
 pub use machine::{Loaded, NewMachine};
 
@@ -95,18 +96,19 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens `root` for a daemon: makes the directories, takes the lock, empties `tmp`.
+    /// Opens a state directory for a daemon: makes the directories, takes the lock, empties `tmp`.
     ///
     /// # Errors
     /// When the directory cannot be made or written, or another daemon holds it.
-    pub fn open(root: &Path) -> Result<Self, StateError> {
-        let layout = Layout::new(root);
+    pub fn open(layout: impl Into<Layout>) -> Result<Self, StateError> {
+        let layout = layout.into();
+        let disk = layout.disk();
         for dir in [
-            root.to_owned(),
+            layout.root().to_owned(),
             layout.machines(),
             layout.root().join("spaces"),
         ] {
-            atomic::create_dir_all(&dir).context("create", &dir)?;
+            disk.create_dir_all(&dir).context("create", &dir)?;
         }
         let lock_path = layout.lock();
         let lock = File::options()
@@ -119,7 +121,7 @@ impl Store {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
                 return Err(StateError::Locked {
-                    path: root.to_owned(),
+                    path: layout.root().to_owned(),
                 });
             }
             Err(fs::TryLockError::Error(error)) => {
@@ -128,19 +130,19 @@ impl Store {
         }
         let tmp = layout.tmp();
         if tmp.exists() {
-            fs::remove_dir_all(&tmp).context("empty", &tmp)?;
+            disk.remove_tree(&tmp).context("empty", &tmp)?;
         }
-        atomic::create_dir(&tmp, 0o700).context("create", &tmp)?;
+        disk.create_dir(&tmp, 0o700).context("create", &tmp)?;
         Ok(Self {
             layout,
             _lock: Some(lock),
         })
     }
 
-    /// Opens `root` only to read, beside a daemon or without one. Takes no lock and makes nothing.
-    pub fn open_to_read(root: &Path) -> Self {
+    /// Opens a state directory only to read, beside a daemon or without one. Takes no lock and makes nothing.
+    pub fn open_to_read(layout: impl Into<Layout>) -> Self {
         Self {
-            layout: Layout::new(root),
+            layout: layout.into(),
             _lock: None,
         }
     }
@@ -159,7 +161,8 @@ impl Store {
         space: &SpaceName,
         machinetype: &MachinetypeName,
     ) -> Result<Option<Timestamp>, StateError> {
-        read_time(&self.layout.last_abort_time(space, machinetype))
+        let path = self.layout.last_abort_time(space, machinetype);
+        read_time(self.layout.disk(), &path)
     }
 
     /// Notes when the last abort of a machinetype was.
@@ -174,9 +177,12 @@ impl Store {
     ) -> Result<(), StateError> {
         let path = self.layout.last_abort_time(space, machinetype);
         if let Some(parent) = path.parent() {
-            atomic::create_dir_all(parent).context("create", parent)?;
+            self.layout
+                .disk()
+                .create_dir_all(parent)
+                .context("create", parent)?;
         }
-        self.write(&path, time.to_string().as_bytes(), atomic::PUBLIC)
+        self.write(&path, time.to_string().as_bytes(), disk::PUBLIC)
     }
 
     /// When the last complete scan of a space was, if there was one.
@@ -185,7 +191,8 @@ impl Store {
     /// When the file is there and its time cannot be read.
     pub fn last_scan(&self, space: &SpaceName) -> Result<Option<Timestamp>, StateError> {
         let path = self.layout.last_scan(space);
-        match fs::metadata(&path).and_then(|found| found.modified()) {
+        let looked = self.layout.disk().read(&path);
+        match looked.and_then(|()| fs::metadata(&path)?.modified()) {
             Ok(time) => Ok(Some(Timestamp::from_system_time(time))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).context("read the time of", &path),
@@ -199,7 +206,10 @@ impl Store {
     /// When the file system refuses.
     pub fn set_last_scan(&self, space: &SpaceName, time: Timestamp) -> Result<(), StateError> {
         let path = self.layout.last_scan(space);
-        atomic::touch(&path, time.to_system_time()).context("set the time of", &path)
+        self.layout
+            .disk()
+            .touch(&path, time.to_system_time())
+            .context("set the time of", &path)
     }
 
     /// Finds out whether the disk takes as much as one more machine needs, by writing it. Nothing
@@ -208,26 +218,32 @@ impl Store {
     /// # Errors
     /// When it does not.
     pub fn check_room(&self) -> Result<(), StateError> {
-        let path = atomic::temporary_path(&self.layout.tmp());
-        let written = atomic::create_synced(&path, &[0; ROOM], atomic::PRIVATE);
-        atomic::discard(&path);
+        let path = disk::temporary_path(&self.layout.tmp());
+        let disk = self.layout.disk();
+        let written = disk.create_synced(&path, &[0; ROOM], disk::PRIVATE);
+        disk.discard(&path);
         written.context("write", &path)
     }
 
     fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), StateError> {
-        atomic::write(&self.layout.tmp(), path, bytes, mode).context("write", path)
+        self.layout
+            .disk()
+            .write(&self.layout.tmp(), path, bytes, mode)
+            .context("write", path)
     }
 }
 
 /// Reads a small file that need not be there. Symbolic links are not followed.
-fn read_small(path: &Path) -> Result<Option<String>, StateError> {
+fn read_small(disk: &Disk, path: &Path) -> Result<Option<String>, StateError> {
     use std::io::Read;
     use std::os::unix::fs::OpenOptionsExt;
 
-    let opened = File::options()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path);
+    let opened = disk.read(path).and_then(|()| {
+        File::options()
+            .read(true)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(path)
+    });
     let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -241,12 +257,12 @@ fn read_small(path: &Path) -> Result<Option<String>, StateError> {
 }
 
 /// Reads a file that holds something with a text form; a missing file is `None`.
-fn read_value<T>(path: &Path, what: &str) -> Result<Option<T>, StateError>
+fn read_value<T>(disk: &Disk, path: &Path, what: &str) -> Result<Option<T>, StateError>
 where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,
 {
-    let Some(text) = read_small(path)? else {
+    let Some(text) = read_small(disk, path)? else {
         return Ok(None);
     };
     text.trim()
@@ -258,8 +274,8 @@ where
         })
 }
 
-fn read_time(path: &Path) -> Result<Option<Timestamp>, StateError> {
-    read_value(path, "Unix seconds")
+fn read_time(disk: &Disk, path: &Path) -> Result<Option<Timestamp>, StateError> {
+    read_value(disk, path, "Unix seconds")
 }
 
 #[cfg(test)]

@@ -10,14 +10,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("clock", &["model"]),
     ("rng", &[]),
+    ("blocking", &[]),
     ("config", &["model", "state"]),
     ("state", &["model"]),
-    ("cloud", &["clock", "config", "model", "rng", "state"]),
+    (
+        "cloud",
+        &["blocking", "clock", "config", "model", "rng", "state"],
+    ),
     ("observe", &["config", "model", "state"]),
     ("decide", &["config", "model", "rng"]),
     (
         "act",
         &[
+            "blocking",
             "clock",
             "cloud",
             "config",
@@ -42,7 +47,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("server", &["clock", "config", "model", "state"]),
+    ("server", &["blocking", "clock", "config", "model", "state"]),
 ];
 
 /// What decisions must never see.

@@ -7,7 +7,7 @@ use serde_json::json;
 use vcycle::clock::Clock;
 use vcycle::cloud::http::HttpTimes;
 use vcycle::cloud::openstack::OpenStack;
-use vcycle::cloud::{Cloud, CloudErrorKind, CreateRequest, Deletion};
+use vcycle::cloud::{Cloud, CloudErrorKind, CreateRequest, Deletion, Outside};
 use vcycle::config::OpenStackOptions;
 use vcycle::config::space::OpenStackCredentials;
 use vcycle::model::{
@@ -56,7 +56,7 @@ fn connect_with(
     times: HttpTimes,
 ) -> OpenStack {
     let space = SpaceName::new("space.example.org").unwrap();
-    OpenStack::with_times(&space, options, ca, clock, times).unwrap()
+    OpenStack::with_times(&space, options, &Outside::real(ca, clock), times).unwrap()
 }
 
 fn connect(server: &Scripted) -> OpenStack {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 use vcycle::clock::Clock;
+use vcycle::cloud::Outside;
 use vcycle::cloud::http::client_builder;
 use vcycle::cloud::openstack::OpenStack;
 use vcycle::config::OpenStackOptions;
@@ -120,7 +121,8 @@ impl Site {
 
     pub fn connect_with(&self, options: &OpenStackOptions) -> OpenStack {
         let space = SpaceName::new("contract.example.org").unwrap();
-        OpenStack::new(&space, options, &self.ca_path(), Clock::system()).unwrap()
+        let outside = Outside::real(&self.ca_path(), Clock::system());
+        OpenStack::new(&space, options, &outside).unwrap()
     }
 
     pub fn ca_path(&self) -> PathBuf {

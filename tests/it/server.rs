@@ -89,7 +89,7 @@ fn machine(name: &str, machinetype: &str, dn: Option<&str>) -> NewMachine {
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("state")).unwrap();
+        let store = Store::open(dir.path().join("state")).unwrap();
         store
             .create_machine(&machine(MACHINE, "a", Some(DN)))
             .unwrap();

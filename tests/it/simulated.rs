@@ -23,7 +23,8 @@ use vcycle::model::{
     SpaceName, Timestamp,
 };
 use vcycle::server::Server;
-use vcycle::state::{Layout, NewMachine, Store, atomic};
+use vcycle::state::disk::{self, Disk};
+use vcycle::state::{Layout, NewMachine, Store};
 
 use super::contract::{self, Ground};
 
@@ -610,7 +611,9 @@ async fn https_server(state: &Path, name: &MachineName) -> (Server, std::path::P
     let proxy = vm.limited_proxy(validity).unwrap();
     let write = |file: &str, pem: Vec<u8>| {
         let path = state.join(file);
-        atomic::create_synced(&path, &pem, atomic::PRIVATE).unwrap();
+        Disk::default()
+            .create_synced(&path, &pem, disk::PRIVATE)
+            .unwrap();
         path
     };
     let cert = write("hostcert.pem", host.certificate_pem().unwrap());

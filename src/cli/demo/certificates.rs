@@ -22,7 +22,7 @@ use openssl::x509::extension::{
 use openssl::x509::{X509, X509Builder, X509Extension, X509Name, X509NameRef, X509Ref};
 
 use crate::model::{Seconds, Timestamp};
-use crate::state::atomic;
+use crate::state::disk::{self, Disk};
 
 /// Size of all keys: what grid CAs ask for at least.
 const KEY_BITS: u32 = 2048;
@@ -155,7 +155,7 @@ impl Authority {
     pub fn install(&self, ca_path: &Path) -> io::Result<PathBuf> {
         let certificate = &self.0.certificate;
         let path = ca_path.join(format!("{:08x}.0", certificate.subject_name_hash()));
-        atomic::create_synced(&path, &certificate.to_pem()?, atomic::PUBLIC)?;
+        Disk::default().create_synced(&path, &certificate.to_pem()?, disk::PUBLIC)?;
         Ok(path)
     }
 }

@@ -24,7 +24,7 @@ use super::args::DemoOptions;
 use super::exit::{Exit, Failure};
 use crate::clock::Clock;
 use crate::config::Sources;
-use crate::daemon::{self, Board, Control, DaemonError, Settings};
+use crate::daemon::{self, Board, Control, DaemonError, Host, Settings};
 use crate::model::{FactoryName, InvalidName, Seconds};
 use crate::rng::Seed;
 use crate::state::StateError;
@@ -183,6 +183,7 @@ async fn run_in(
         interval: INTERVAL,
         factory: FactoryName::new("demo.example.org")?,
         clock: clock.clone(),
+        host: Host::default(),
     };
     let board = Board::default();
     let running = daemon::run(settings, control.clone(), board.clone(), || {});

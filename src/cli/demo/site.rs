@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use crate::model::{MachinetypeName, Seconds, SpaceName, Timestamp};
-use crate::state::{Layout, atomic};
+use crate::state::Layout;
+use crate::state::disk::{self, Disk};
 
 use super::DemoError;
 use super::certificates::{Authority, Use, Validity};
@@ -84,11 +85,7 @@ impl Site {
         for kind in &self.kinds {
             let files = layout.machinetype_files(&kind.space, &kind.machinetype);
             make_dir(&files)?;
-            write(
-                &files.join("user_data"),
-                USER_DATA.as_bytes(),
-                atomic::PUBLIC,
-            )?;
+            write(&files.join("user_data"), USER_DATA.as_bytes(), disk::PUBLIC)?;
         }
         Ok(())
     }
@@ -107,7 +104,7 @@ ca_path = {grid}/certificates
 ",
             grid = grid.display()
         );
-        write(&self.config, server.as_bytes(), atomic::PUBLIC)?;
+        write(&self.config, server.as_bytes(), disk::PUBLIC)?;
 
         let cert = grid.join("vm-proxy.pem");
         let north = space_section("north.example.org", "limited by machines", https, &cert)
@@ -129,7 +126,7 @@ simulated_work = belle:1
 " + &machinetype_section("south.example.org", "belle", "medium", 1, 20);
         for (name, text) in [("north", north), ("south", south)] {
             let file = self.config_dir.join(format!("{name}.example.org.conf"));
-            write(&file, text.as_bytes(), atomic::PUBLIC)?;
+            write(&file, text.as_bytes(), disk::PUBLIC)?;
         }
         Ok(())
     }
@@ -235,10 +232,10 @@ fn make_certificates(grid: &Path, now: Timestamp) -> Result<(), DemoError> {
     let vm = authority.issue(VM_SUBJECT, &Use::Client, validity)?;
     let proxy = vm.limited_proxy(validity)?;
     for (name, pem, mode) in [
-        ("hostcert.pem", host.certificate_pem()?, atomic::PUBLIC),
-        ("hostkey.pem", host.key_pem()?, atomic::PRIVATE),
-        ("vm-cert.pem", vm.to_pem()?, atomic::PRIVATE),
-        ("vm-proxy.pem", proxy.to_pem()?, atomic::PRIVATE),
+        ("hostcert.pem", host.certificate_pem()?, disk::PUBLIC),
+        ("hostkey.pem", host.key_pem()?, disk::PRIVATE),
+        ("vm-cert.pem", vm.to_pem()?, disk::PRIVATE),
+        ("vm-proxy.pem", proxy.to_pem()?, disk::PRIVATE),
     ] {
         write(&grid.join(name), &pem, mode)?;
     }
@@ -252,11 +249,15 @@ fn free_port() -> io::Result<u16> {
 }
 
 fn make_dir(path: &Path) -> Result<(), DemoError> {
-    atomic::create_dir_all(path).map_err(|source| DemoError::write(path, source))
+    Disk::default()
+        .create_dir_all(path)
+        .map_err(|source| DemoError::write(path, source))
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DemoError> {
-    atomic::create_synced(path, bytes, mode).map_err(|source| DemoError::write(path, source))
+    Disk::default()
+        .create_synced(path, bytes, mode)
+        .map_err(|source| DemoError::write(path, source))
 }
 
 /// Makes the directory of the demo: `wanted`, which must be empty if it exists, or a new one
@@ -264,7 +265,9 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DemoError> {
 pub(super) fn make_root(wanted: Option<&Path>, number: u64) -> Result<PathBuf, DemoError> {
     let Some(path) = wanted else {
         let path = std::env::temp_dir().join(format!("vcycle-demo-{number:016x}"));
-        atomic::create_dir(&path, 0o700).map_err(|source| DemoError::write(&path, source))?;
+        Disk::default()
+            .create_dir(&path, 0o700)
+            .map_err(|source| DemoError::write(&path, source))?;
         return Ok(path);
     };
     make_dir(path)?;

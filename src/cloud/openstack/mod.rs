@@ -22,7 +22,6 @@ mod wire;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
@@ -35,7 +34,7 @@ use self::faults::Faults;
 use self::images::Images;
 use self::keys::Keys;
 use super::http::{Answer, Failure, Http, HttpTimes, Request};
-use super::{Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion};
+use super::{Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Outside};
 use crate::clock::Clock;
 use crate::config::OpenStackOptions;
 use crate::model::{CloudFacts, CloudId, CloudLimits, CloudMachine, Flavor, Processors, SpaceName};
@@ -168,10 +167,9 @@ impl OpenStack {
     pub fn new(
         space: &SpaceName,
         options: &OpenStackOptions,
-        ca_path: &Path,
-        clock: Clock,
+        outside: &Outside,
     ) -> Result<Self, CloudError> {
-        Self::with_times(space, options, ca_path, clock, HttpTimes::default())
+        Self::with_times(space, options, outside, HttpTimes::default())
     }
 
     /// The same with other times than those of SPEC 13.
@@ -181,14 +179,14 @@ impl OpenStack {
     pub fn with_times(
         space: &SpaceName,
         options: &OpenStackOptions,
-        ca_path: &Path,
-        clock: Clock,
+        outside: &Outside,
         times: HttpTimes,
     ) -> Result<Self, CloudError> {
+        let clock = outside.clock.clone();
         Ok(Self {
             space: space.clone(),
             options: options.clone(),
-            http: Http::new(space, &options.url, ca_path, clock.clone(), times)?,
+            http: Http::new(space, &options.url, outside, times)?,
             identity: Identity::new(options, clock.clone())?,
             images: Images::default(),
             keys: Keys::default(),

@@ -42,7 +42,7 @@ use crate::model::{CloudFacts, CloudId, CloudMachine, SpaceName};
 use crate::rng::{Purpose, Seed};
 
 use super::openstack::OpenStack;
-use super::{Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion};
+use super::{Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Outside};
 
 use guest::Guest;
 use http_server::Front;
@@ -132,7 +132,11 @@ impl Simulated {
         stop: CancellationToken,
     ) -> Result<Self, CloudError> {
         let options = reach(&front.region)?;
-        let adapter = OpenStack::new(space, &options, ca_path, front.region.clock.clone())?;
+        let adapter = OpenStack::new(
+            space,
+            &options,
+            &Outside::real(ca_path, front.region.clock.clone()),
+        )?;
         tokio::spawn(http_server::serve(listener, Arc::new(front), stop.clone()));
         Ok(Self {
             adapter,

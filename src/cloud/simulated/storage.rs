@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::blocking;
 use crate::cloud::{CloudError, CloudErrorKind};
 use crate::model::SpaceName;
-use crate::state::atomic;
+use crate::state::disk::{self, Disk};
 
 use super::project::Kept;
 use super::region::Region;
@@ -58,7 +59,7 @@ impl Place {
     pub(super) fn prepare(&self) -> Result<(), CloudError> {
         let parents = [self.file.parent(), Some(self.tmp.as_path())];
         for parent in parents.into_iter().flatten() {
-            atomic::create_dir_all(parent).map_err(|error| {
+            Disk::default().create_dir_all(parent).map_err(|error| {
                 CloudError::new(
                     CloudErrorKind::Transient,
                     format!("create {}", parent.display()),
@@ -70,7 +71,7 @@ impl Place {
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        atomic::write(&self.tmp, &self.file, bytes, atomic::PRIVATE)
+        Disk::default().write(&self.tmp, &self.file, bytes, disk::PRIVATE)
     }
 }
 
@@ -136,7 +137,5 @@ async fn keep_in_step(
 async fn write(region: &Arc<Region>, place: &Place) -> io::Result<()> {
     let bytes = region.read(|project| serde_json::to_vec(project.kept()))?;
     let place = place.clone();
-    tokio::task::spawn_blocking(move || place.write(&bytes))
-        .await
-        .map_err(io::Error::other)?
+    blocking::run(move || place.write(&bytes)).await
 }

@@ -1,0 +1,429 @@
+//! How a file gets to disk: the one place that writes, renames and removes.
+//!
+//! A reader sees the old file or the new one, never a part, and what is reported as written is
+//! there after a power loss: temporary file, fsync, rename, fsync of the directory. A process
+//! that is killed in between leaves something in `tmp/` and nothing anywhere else.
+//!
+//! Every step that changes the file system is an [`Effect`], which a [`Watch`] is told of before
+//! it is taken: so a simulation can refuse it, die before it, or know what a power loss leaves.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+/// A mode for what only we may read: user_data, proxies, keys.
+pub const PRIVATE: u32 = 0o600;
+/// A mode for what site scripts and web servers read.
+pub const PUBLIC: u32 = 0o644;
+
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// A path below `tmp` that no other call of any process uses: process number and a counter.
+pub fn temporary_path(tmp: &Path) -> PathBuf {
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    tmp.join(format!("{}.{count}", std::process::id()))
+}
+
+/// The directory that `path` is an entry of; that of a bare name is the current one.
+pub fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}
+
+/// One step on the file system. All but `Read` change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect<'a> {
+    /// A file is opened, or looked at.
+    Read(&'a Path),
+    /// An empty file appears.
+    CreateFile(&'a Path),
+    /// Bytes are added to its end.
+    Write(&'a Path, &'a [u8]),
+    /// Its content goes to the disk.
+    SyncFile(&'a Path),
+    /// Its modification time is set.
+    SetTime(&'a Path),
+    /// An empty directory appears.
+    CreateDir(&'a Path),
+    /// The entries of a directory go to the disk.
+    SyncDir(&'a Path),
+    /// A file or directory gets another name, and replaces the file that had it.
+    Rename(&'a Path, &'a Path),
+    /// A file gets a second name, which nothing has.
+    Link(&'a Path, &'a Path),
+    /// A file goes.
+    RemoveFile(&'a Path),
+    /// A directory goes with all below it: in more than one step, seen closely.
+    RemoveTree(&'a Path),
+}
+
+/// Is told of each effect before it is taken.
+pub trait Watch: fmt::Debug + Send + Sync {
+    /// An error keeps the effect from being taken, and is what its caller gets.
+    ///
+    /// # Errors
+    /// Whatever a file system can say.
+    fn before(&self, effect: Effect<'_>) -> io::Result<()>;
+}
+
+/// A file system to write to.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    watch: Option<Arc<dyn Watch>>,
+}
+
+impl Disk {
+    /// The file system of this host, with somebody who watches.
+    pub fn watched(watch: Arc<dyn Watch>) -> Self {
+        Self { watch: Some(watch) }
+    }
+
+    fn will(&self, effect: Effect<'_>) -> io::Result<()> {
+        match &self.watch {
+            None => Ok(()),
+            Some(watch) => watch.before(effect),
+        }
+    }
+
+    /// To be called before `path` is read.
+    ///
+    /// # Errors
+    /// What a watch says.
+    pub fn read(&self, path: &Path) -> io::Result<()> {
+        self.will(Effect::Read(path))
+    }
+
+    /// Creates `path`, which must not exist, with `bytes` and `mode`, and syncs its content (not
+    /// its directory).
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn create_synced(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+        let mut file = self.create_new(path, mode)?;
+        file.write_all(bytes)?;
+        file.sync()
+    }
+
+    /// Opens `path`, which must not exist, for writing; `mode` holds whatever the umask is.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn create_new(&self, path: &Path, mode: u32) -> io::Result<NewFile> {
+        self.will(Effect::CreateFile(path))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        Ok(NewFile {
+            disk: self.clone(),
+            path: path.to_owned(),
+            file,
+        })
+    }
+
+    /// Creates the directory `path`, which must not exist, with `mode`.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn create_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
+        self.will(Effect::CreateDir(path))?;
+        fs::create_dir(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    }
+
+    /// Creates `path` and the directories above it where they are missing, and syncs each
+    /// directory that gained an entry.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        let parent = directory_of(path);
+        self.create_dir_all(parent)?;
+        match self.create_dir(path, 0o755) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        self.sync_dir(parent)
+    }
+
+    /// Puts `bytes` at `path`, replacing what is there, in one step that survives a power loss.
+    ///
+    /// # Errors
+    /// What the file system says; then `path` is as it was.
+    pub fn write(&self, tmp: &Path, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+        let temporary = temporary_path(tmp);
+        let written = self
+            .create_synced(&temporary, bytes, mode)
+            .and_then(|()| self.rename(&temporary, path));
+        if written.is_err() {
+            self.discard(&temporary);
+        }
+        written
+    }
+
+    /// Renames a finished file or directory to its place and syncs the directory it is now in. The
+    /// directory it came from is `tmp`, whose content means nothing after a crash.
+    ///
+    /// # Errors
+    /// What the file system says.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that renames"
+    )]
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.will(Effect::Rename(from, to))?;
+        fs::rename(from, to)?;
+        self.sync_dir(directory_of(to))
+    }
+
+    /// Renames a finished file into an open directory under `name`, replacing what is there.
+    /// Nothing is synced: this is for what may be lost with the power, or is synced by the caller.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn rename_into(&self, from: &Path, directory: &File, name: &str) -> io::Result<()> {
+        if self.watch.is_some() {
+            self.will(Effect::Rename(from, &path_of(directory)?.join(name)))?;
+        }
+        Ok(rustix::fs::renameat(
+            rustix::fs::CWD,
+            from,
+            directory,
+            name,
+        )?)
+    }
+
+    /// Gives a finished file a second name, in one step that fails when that is taken. Nothing is
+    /// synced.
+    ///
+    /// # Errors
+    /// What the file system says; `AlreadyExists` when the name is taken.
+    pub fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.will(Effect::Link(from, to))?;
+        fs::hard_link(from, to)
+    }
+
+    /// Syncs the entries of a directory.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.will(Effect::SyncDir(path))?;
+        File::open(path)?.sync_all()
+    }
+
+    /// Syncs the entries of an open directory.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn sync_open_dir(&self, directory: &File) -> io::Result<()> {
+        if self.watch.is_some() {
+            self.will(Effect::SyncDir(&path_of(directory)?))?;
+        }
+        directory.sync_all()
+    }
+
+    /// Removes a directory and all below it so that nobody sees it half removed: it is first
+    /// renamed into `tmp`. A directory that is not there is no error.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn remove_dir(&self, tmp: &Path, path: &Path) -> io::Result<()> {
+        let temporary = temporary_path(tmp);
+        match self.rename(path, &temporary) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        }
+        self.sync_dir(directory_of(path))?;
+        self.remove_tree(&temporary)
+    }
+
+    /// Removes a directory and all below it, one after the other.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        self.will(Effect::RemoveTree(path))?;
+        fs::remove_dir_all(path)
+    }
+
+    /// Throws a temporary file or directory away. That it cannot be removed is no reason to fail:
+    /// `tmp` is emptied at each start.
+    pub fn discard(&self, temporary: &Path) {
+        let removed = match fs::symlink_metadata(temporary) {
+            Ok(found) if found.is_dir() => self.remove_tree(temporary),
+            Ok(_) => self
+                .will(Effect::RemoveFile(temporary))
+                .and_then(|()| fs::remove_file(temporary)),
+            Err(_) => return,
+        };
+        if let Err(error) = removed {
+            tracing::debug!(path = %temporary.display(), %error, "left a temporary file behind");
+        }
+    }
+
+    /// Sets the modification time of an open file.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn set_time(&self, file: &File, time: SystemTime) -> io::Result<()> {
+        if self.watch.is_some() {
+            self.will(Effect::SetTime(&path_of(file)?))?;
+        }
+        file.set_modified(time)
+    }
+
+    /// Sets the modification time of `path` to `time`, creating the file empty when it is missing.
+    /// Nothing is written to it and nothing is synced: what is lost with the power is a newer
+    /// time.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn touch(&self, path: &Path, time: SystemTime) -> io::Result<()> {
+        match OpenOptions::new().append(true).open(path) {
+            Ok(file) => self.set_time(&file, time),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.create_dir_all(directory_of(path))?;
+                self.create_new(path, PUBLIC)?.set_modified(time)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Where an open file or directory is.
+fn path_of(file: &File) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+pub struct NewFile {
+    disk: Disk,
+    path: PathBuf,
+    file: File,
+}
+
+impl NewFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds to its end.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.disk.will(Effect::Write(&self.path, bytes))?;
+        self.file.write_all(bytes)
+    }
+
+    /// Sets its modification time.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn set_modified(&self, time: SystemTime) -> io::Result<()> {
+        self.disk.will(Effect::SetTime(&self.path))?;
+        self.file.set_modified(time)
+    }
+
+    /// Syncs its content.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn sync(&self) -> io::Result<()> {
+        self.disk.will(Effect::SyncFile(&self.path))?;
+        self.file.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_has_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for (text, mode) in [("one", PRIVATE), ("two", PUBLIC)] {
+            let disk = Disk::default();
+            disk.write(dir.path(), &path, text.as_bytes(), mode)
+                .unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            let found = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(found, mode);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_relative_path_begins_in_the_current_directory() {
+        assert_eq!(directory_of(Path::new("state")), Path::new("."));
+        assert_eq!(directory_of(Path::new("a/b")), Path::new("a"));
+        assert_eq!(directory_of(Path::new("/a")), Path::new("/"));
+        assert_eq!(directory_of(Path::new("/")), Path::new("/"));
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("no/such/dir/file");
+        let written = Disk::default().write(dir.path(), &missing, b"x", PUBLIC);
+        assert!(written.is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn removing_what_is_not_there_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        disk.remove_dir(dir.path(), &dir.path().join("machine"))
+            .unwrap();
+    }
+
+    #[test]
+    fn a_watch_that_refuses_keeps_a_step_from_being_taken() {
+        #[derive(Debug)]
+        struct ReadOnly;
+        impl Watch for ReadOnly {
+            fn before(&self, effect: Effect<'_>) -> io::Result<()> {
+                match effect {
+                    Effect::Read(_) => Ok(()),
+                    _ => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+                }
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::watched(Arc::new(ReadOnly));
+        let path = dir.path().join("file");
+        disk.read(&path).unwrap();
+        let open = File::open(dir.path()).unwrap();
+        let refused = [
+            disk.write(dir.path(), &path, b"x", PUBLIC),
+            disk.create_dir(&path, 0o755),
+            disk.touch(&path, SystemTime::UNIX_EPOCH),
+            disk.rename_into(&path, &open, "other"),
+            disk.sync_open_dir(&open),
+        ];
+        for outcome in refused {
+            let kind = outcome.unwrap_err().kind();
+            assert_eq!(kind, io::ErrorKind::ReadOnlyFilesystem);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
