@@ -21,33 +21,25 @@ use std::time::{Duration, SystemTime};
 use support::nova::Nova;
 use support::site::{Daemon, Site, cpu_time};
 
-const SPACE: &str = "example.org";
 const MACHINES: usize = 5000;
 const CYCLES: u32 = 20;
 
 fn main() {
     let nova = Nova::start(Duration::ZERO);
-    nova.fill(SPACE, 0..MACHINES);
-    let site = Site::new(&std::env::temp_dir());
-    site.spaces("space", [(SPACE.to_owned(), nova.url(SPACE), MACHINES)]);
-    site.lay_out(SPACE, 0..MACHINES);
+    let site = Site::populated(&nova, 1, MACHINES, &std::env::temp_dir());
     let program = Path::new(env!("CARGO_BIN_EXE_vcycled"));
     let daemon = Daemon::start(site.command(program, 86400));
     daemon.wait_for_decisions(1);
-    for _ in 0..2 {
-        daemon.cycle(1);
-    }
-
-    let (files, requests, cpu) = (SystemTime::now(), nova.requests(), daemon.cpu());
-    let wall: Duration = (0..CYCLES).map(|_| daemon.cycle(1)).sum();
-    let (cycle, wall) = ((daemon.cpu() - cpu) / CYCLES, wall / CYCLES);
-    let requests = (nova.requests() - requests) / u64::from(CYCLES);
-    assert_eq!(site.changed_since(files), 0, "a steady cycle wrote files");
+    let cost = support::steady(&nova, &daemon, (1, MACHINES), CYCLES);
+    let since = SystemTime::now();
+    daemon.cycle(1);
+    assert_eq!(site.changed_since(since), 0, "a steady cycle wrote files");
     assert_eq!(nova.tokens(), 1, "the token was not kept");
+    let (cycle, wall, requests) = (cost.cpu, cost.wall, cost.requests);
     let [resident, peak] = ["VmRSS", "VmHWM"].map(|which| daemon.resident_kib(which) / 1024);
     daemon.end();
 
-    let pages = nova.pages(SPACE);
+    let pages = nova.pages(&support::space(0));
     let bytes: usize = pages.iter().map(|page| page.len()).sum();
     println!("machines                      {MACHINES} ({bytes} bytes of listing)");
     println!("cycle, processor time         {cycle:.1?} (wall time {wall:.1?})");

@@ -10,7 +10,7 @@ pub mod site;
 pub mod trace;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nova::Nova;
@@ -35,6 +35,70 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 pub fn median(mut durations: Vec<Duration>) -> Duration {
     durations.sort();
     durations[durations.len() / 2]
+}
+
+/// Where files are in memory, if there is such a place: for what does not measure the disk.
+pub fn in_memory() -> PathBuf {
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() {
+        shm.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+/// The name of a space.
+pub fn space(number: usize) -> String {
+    format!("space{number:03}.example.org")
+}
+
+/// What a steady cycle of all spaces costs.
+pub struct Steady {
+    /// In all spaces.
+    pub machines: usize,
+    /// Processor time of the daemon.
+    pub cpu: Duration,
+    /// From the word to begin to the last decision.
+    pub wall: Duration,
+    /// Requests to clouds.
+    pub requests: u64,
+    /// Memory of the daemon after it.
+    pub resident_kib: u64,
+}
+
+/// Lets the daemon have some cycles in all its spaces, after two that do not count.
+pub fn steady(
+    nova: &Nova,
+    daemon: &Daemon,
+    (spaces, machines): (usize, usize),
+    cycles: u32,
+) -> Steady {
+    for _ in 0..2 {
+        daemon.cycle(spaces);
+    }
+    let (requests, cpu) = (nova.requests(), daemon.cpu());
+    let wall: Duration = (0..cycles).map(|_| daemon.cycle(spaces)).sum();
+    Steady {
+        machines,
+        cpu: (daemon.cpu() - cpu) / cycles,
+        wall: wall / cycles,
+        requests: (nova.requests() - requests) / u64::from(cycles),
+        resident_kib: daemon.resident_kib("VmRSS"),
+    }
+}
+
+impl Steady {
+    /// Processor time for one machine, in microseconds.
+    pub fn per_machine_us(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.machines as f64
+    }
+
+    /// Memory for each machine more than in a smaller case: the program itself is a part of the
+    /// memory that does not grow.
+    pub fn added_kib(&self, smaller: &Self) -> f64 {
+        let kib = self.resident_kib.saturating_sub(smaller.resident_kib);
+        kib as f64 / (self.machines - smaller.machines) as f64
+    }
 }
 
 /// How the cycles of a space follow each other.

@@ -29,6 +29,7 @@ struct Shared {
     /// How long a create takes.
     create: Duration,
     requests: AtomicU64,
+    silenced: AtomicU64,
     tokens: AtomicU64,
     creating: AtomicU64,
     most_creating: AtomicU64,
@@ -53,6 +54,7 @@ impl Nova {
             base: format!("http://{}", listener.local_addr().unwrap()),
             create,
             requests: AtomicU64::new(0),
+            silenced: AtomicU64::new(0),
             tokens: AtomicU64::new(0),
             creating: AtomicU64::new(0),
             most_creating: AtomicU64::new(0),
@@ -112,6 +114,11 @@ impl Nova {
         self.0.requests.load(Ordering::SeqCst)
     }
 
+    /// Requests so far that will never be answered.
+    pub fn silenced(&self) -> u64 {
+        self.0.silenced.load(Ordering::SeqCst)
+    }
+
     /// Tokens given out so far.
     pub fn tokens(&self) -> u64 {
         self.0.tokens.load(Ordering::SeqCst)
@@ -145,6 +152,7 @@ impl Nova {
         let query = request.uri().query().unwrap_or("").to_owned();
         let (space, path) = path[1..].split_once('/').unwrap();
         if space == SILENT {
+            self.0.silenced.fetch_add(1, Ordering::SeqCst);
             return std::future::pending().await;
         }
         let base = format!("{}/{space}", self.0.base);

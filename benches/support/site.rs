@@ -12,8 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::PATIENCE;
-use super::nova::{id, name};
+use super::nova::{Nova, id, name};
+use super::{PATIENCE, space};
 
 /// The name of the factory.
 pub const FACTORY: &str = "factory.example.org";
@@ -35,6 +35,19 @@ impl Site {
         let site = Self { dir };
         put(&site.path("user_data"), "#cloud-config\n");
         put(&site.path("vcycle.conf"), "[server]\nlisten = none\n");
+        site
+    }
+
+    /// A site with `spaces` spaces of `each` machines, all known to the clouds and running.
+    pub fn populated(nova: &Nova, spaces: usize, each: usize, parent: &Path) -> Self {
+        let site = Self::new(parent);
+        let all = (0..spaces).map(|number| (space(number), nova.url(&space(number)), each));
+        site.spaces("spaces", all);
+        for number in 0..spaces {
+            let machines = number * each..(number + 1) * each;
+            nova.fill(&space(number), machines.clone());
+            site.lay_out(&space(number), machines);
+        }
         site
     }
 
@@ -60,6 +73,24 @@ impl Site {
         let growing = self.path("growing");
         put(&growing, &text);
         fs::rename(growing, self.path(&format!("vcycle.d/{file}.conf"))).unwrap();
+    }
+
+    /// Configures one space on an embedded cloud.
+    pub fn embedded_space(&self, space: &str, machines: usize) {
+        let text = format!(
+            "[space {space}]\napi = simulated\nhttps_host = localhost\nmax_machines = {machines}\n\
+             simulated_machines = {machines}\nsimulated_processors = {machines}\n\
+             simulated_boot_seconds = 1\nsimulated_job_seconds = 36000\n\
+             [machinetype {space} atlas]\nflavor_name = small\nroot_image = image:cernvm4\n\
+             user_data = {}\ntarget_share = 1\nbackoff_seconds = 600\nfizzle_seconds = 600\n",
+            self.path("user_data").display()
+        );
+        put(&self.path("vcycle.d/spaces.conf"), &text);
+    }
+
+    /// How many machine directories there are.
+    pub fn machines(&self) -> usize {
+        fs::read_dir(self.path("state/machines")).unwrap().count()
     }
 
     /// Makes the directories of the machines with these numbers, all running and heard of.

@@ -52,7 +52,8 @@ fn count(text: &str) -> Opens {
     let mut files: HashMap<&str, usize> = HashMap::new();
     let mut tried = 0;
     for line in text.lines() {
-        tried += usize::from(line.contains("open") && line.contains("/machines/vcycle-"));
+        let begins = !line.contains(" resumed>");
+        tried += usize::from(begins && line.contains("/machines/vcycle-"));
         let opened = line
             .rsplit_once(" = ")
             .and_then(|(_, result)| result.split_once('<'))

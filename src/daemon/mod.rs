@@ -150,6 +150,19 @@ pub async fn run(
     board: Board,
     ready: impl FnOnce(),
 ) -> Result<(), DaemonError> {
+    let mut driver = begin(settings, control.stop.clone(), board).await?;
+    ready();
+    driver.drive(&control).await;
+    driver.end().await;
+    Ok(())
+}
+
+/// Reads everything and starts the spaces.
+async fn begin(
+    settings: Settings,
+    stop: CancellationToken,
+    board: Board,
+) -> Result<Driver, DaemonError> {
     let loaded = load(&settings).await;
     let Some(config) = loaded.config else {
         return Err(DaemonError::Config(loaded.problems));
@@ -178,7 +191,7 @@ pub async fn run(
             seeds: settings.host.seeds.clone(),
             network: settings.host.network.clone(),
             board,
-            stop: control.stop.clone(),
+            stop,
             ticks,
         },
         settings,
@@ -197,10 +210,7 @@ pub async fn run(
         config.spaces.len(),
         driver.settings.state_dir.display()
     );
-    ready();
-    driver.drive(&control).await;
-    driver.end().await;
-    Ok(())
+    Ok(driver)
 }
 
 /// What [`Repeats`] calls the errors and the warnings of the configuration.
@@ -363,9 +373,8 @@ impl Driver {
             return;
         }
         let store = Arc::clone(&self.common.store);
-        let reading = tokio::task::spawn_blocking(move || store.load_machines());
-        match reading.await {
-            Ok(Ok(loaded)) => {
+        match blocking::run(move || store.load_machines()).await {
+            Ok(loaded) => {
                 let lost = std::mem::take(&mut self.lost);
                 for files in loaded.machines {
                     if lost.contains(&files.space) {
@@ -374,11 +383,11 @@ impl Driver {
                     }
                 }
             }
-            Ok(Err(problem)) => error!(
-                "{problem}; {} space(s) stand still, and the next cycle tries again",
-                self.lost.len()
-            ),
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+            Err(problem) => {
+                for space in &self.lost {
+                    error!(%space, "{problem}; the space stands still, and the next cycle tries again");
+                }
+            }
         }
     }
 
@@ -498,5 +507,37 @@ mod tests {
         control.stop.cancel();
         let ended = tokio::time::timeout(STOP_GRACE / 2, daemon).await;
         ended.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_space_that_was_lost_begins_again_with_its_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path(), "127.0.0.1:1");
+        let machine = dir.path().join("state/machines/vcycle-a-aaaaaaaaaa");
+        std::fs::create_dir_all(&machine).unwrap();
+        for (file, text) in [
+            ("space_name", "example.org"),
+            ("machinetype_name", "a"),
+            ("created", "1000"),
+        ] {
+            let path = machine.join(file);
+            let disk = Disk::default();
+            disk.write(dir.path(), &path, text.as_bytes(), 0o644)
+                .unwrap();
+        }
+        let space = SpaceName::new("example.org").unwrap();
+        let driver = begin(settings, CancellationToken::new(), Board::default()).await;
+        let mut driver = driver.unwrap();
+        assert!(driver.machines.is_empty(), "the space has its directories");
+        // As after a panic: the task is gone, and what it knew with it.
+        driver.tasks.abort_all();
+        let ended = driver.tasks.join_next_with_id().await.unwrap();
+        driver.space_ended(ended);
+        assert!(driver.lost.contains(&space));
+        driver.find_the_lost().await;
+        assert!(driver.lost.is_empty());
+        assert_eq!(driver.machines[&space].len(), 1);
+        driver.start_spaces().await;
+        assert!(driver.machines.is_empty() && driver.running.len() == 1);
     }
 }

@@ -53,8 +53,9 @@ pub struct Loaded {
 }
 
 /// Threads that read directories side by side. More than there are processors, because after a
-/// reboot each of them waits for the disk most of the time.
-const READERS: usize = 16;
+/// reboot each of them waits for the disk most of the time; not many more, because what a thread
+/// has allocated stays apart in memory from what others have.
+const READERS: usize = 4;
 /// So many directories are read by one thread: more threads would take longer to start than to
 /// read.
 const FEW: usize = 64;

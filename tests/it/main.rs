@@ -22,6 +22,7 @@ mod openstack_real;
 mod openstack_site;
 mod pki;
 mod router;
+mod scale;
 mod scripted;
 mod server;
 mod simulated;
