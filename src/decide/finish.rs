@@ -137,6 +137,13 @@ fn finish(
         Bucket::Unlisted if files.stopped.is_some() => (None, "it had stopped"),
         Bucket::Listed(..) | Bucket::Pending | Bucket::Unlisted => return None,
     };
+    // A clock that was set back must not make the run shorter: what it showed before is moved with
+    // it, so that the end is not in the future and the length is right.
+    let back = match files.stopped {
+        None => view.set_back(machine.machine),
+        Some(_) => Seconds::default(),
+    };
+    let started = started.map(|started| started.earlier(back));
     let stopped = files.stopped.unwrap_or_else(|| {
         let last_running = view.last_running(machine.machine);
         let told = listed.and_then(|listed| listed.updated);

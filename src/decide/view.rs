@@ -81,13 +81,25 @@ impl<'a> View<'a> {
 
     /// The last time that a machine is known to have run: for the time of its end (SPEC 5).
     pub fn last_running(&self, machine: &Machine) -> Timestamp {
+        self.shown_running(machine).min(self.now)
+    }
+
+    /// How far the clock has been set back since a machine was seen running, if it was.
+    pub fn set_back(&self, machine: &Machine) -> Seconds {
+        match machine.files.started {
+            Some(_) => self.shown_running(machine).since(self.now),
+            None => Seconds::default(),
+        }
+    }
+
+    /// What the clock showed when a machine was last known to run.
+    fn shown_running(&self, machine: &Machine) -> Timestamp {
         let started = machine.files.started.unwrap_or(machine.files.created);
         machine
             .last_running
             .or(machine.files.updated)
             .or(self.snapshot.previous_scan)
             .map_or(started, |time| time.max(started))
-            .min(self.now)
     }
 
     /// When a machine began to run, if it did: as its file says; else as the cloud says, held

@@ -37,6 +37,11 @@ impl Timestamp {
         Seconds(self.0.saturating_sub(earlier.0))
     }
 
+    /// The moment so many seconds before, but never one before the epoch.
+    pub const fn earlier(self, by: Seconds) -> Self {
+        Self(self.0.saturating_sub(by.0))
+    }
+
     /// The same moment for the file system and the standard library.
     pub fn to_system_time(self) -> SystemTime {
         UNIX_EPOCH

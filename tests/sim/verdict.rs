@@ -379,7 +379,7 @@ impl World {
             || was_off.is_some_and(|(_, off)| *off != 0);
         let Some(record) = record else {
             let seen = match (known.first_running, known.last_running) {
-                (Some(first), Some(last)) => last - first,
+                (Some(first), Some(last)) => last.saturating_sub(first),
                 _ => 0,
             };
             let finished = files.is_none_or(|files| files.finished.is_some());
@@ -446,6 +446,7 @@ impl World {
             let last = store.last_abort_time(&files.space, &files.machinetype);
             if let (true, Some(stopped), Some(_)) = (aborts, files.stopped, files.finished)
                 && last.ok().flatten() < Some(stopped)
+                && self.set_clocks.is_empty()
             {
                 return Err(format!(
                     "{machine} aborted with {said:?}, and that was not noted"

@@ -193,7 +193,7 @@ fn the_end_is_what_the_cloud_says_between_the_last_scan_that_saw_it_running_and_
 }
 
 #[test]
-fn a_clock_that_stepped_back_ends_no_machine_in_the_future() {
+fn a_clock_that_stepped_back_ends_no_machine_in_the_future_and_takes_nothing_from_its_run() {
     check(
         "scans previous=+50
          a fizzle_seconds=0
@@ -201,8 +201,8 @@ fn a_clock_that_stepped_back_ends_no_machine_in_the_future() {
          a.2 unlisted started=-900 missed=2 seen=+50
          a.3 unlisted started=-900 missed=1
          a.4 shutdown deleted=0",
-        "finish a.1 +0 ran 900 account
-         finish a.2 +0 ran 900 account
+        "finish a.1 +0 ran 950 account
+         finish a.2 +0 ran 950 account
          miss a.3 +0
          start a.4 +0
          finish a.4 +0 ran 0 account",
