@@ -3,7 +3,7 @@
 //! The rules know what is true (the model's servers) and what the factory could know (the answers
 //! that it got), and ask of it only what follows from the second.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -27,6 +27,7 @@ enum Listing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     running: bool,
+    flavor: Option<String>,
 }
 
 /// What a factory knows of one server.
@@ -56,9 +57,9 @@ pub struct Ledger {
     pub factory: String,
     pub space: String,
     listing: Listing,
-    /// True time at which the last complete listing was answered.
-    pub last_listing: u64,
-    listed: BTreeSet<String>,
+    /// When the pass that is going on asked for the first time, at the latest.
+    pass_began: Option<u64>,
+    listed: BTreeMap<String, Seen>,
     /// What it knows for sure: the passes that found it out have come to their end.
     pub knowledge: BTreeMap<String, Knowledge>,
     /// With what the pass that is going on has found out.
@@ -76,8 +77,8 @@ impl Ledger {
             factory: factory.to_owned(),
             space: space.to_owned(),
             listing: Listing::None,
-            last_listing: 0,
-            listed: BTreeSet::new(),
+            pass_began: None,
+            listed: BTreeMap::new(),
             knowledge: BTreeMap::new(),
             fresh: BTreeMap::new(),
             asked_for: BTreeMap::new(),
@@ -90,6 +91,7 @@ impl Ledger {
     /// The daemon has begun again: it has no listing to act on.
     pub fn new_life(&mut self) {
         self.listing = Listing::None;
+        self.pass_began = None;
         self.fresh.clone_from(&self.knowledge);
     }
 
@@ -97,6 +99,11 @@ impl Ledger {
     pub fn owns(&self, server: &Server) -> bool {
         let mark = |key: &str| server.metadata.get(key).map(String::as_str);
         mark("manager") == Some(&self.factory) && mark("space") == Some(&self.space)
+    }
+
+    /// Something was asked that a pass begins with.
+    pub fn begins_a_pass(&mut self, now: u64) {
+        self.pass_began.get_or_insert(now);
     }
 
     /// A page of the listing was asked for: the first one begins anew.
@@ -141,7 +148,9 @@ impl Ledger {
             let powered = server.get("OS-EXT-STS:power_state").and_then(Value::as_u64);
             let deleting = text("OS-EXT-STS:task_state") == Some("deleting");
             let running = text("status") == Some("ACTIVE") && powered == Some(1) && !deleting;
-            seen.insert(id.to_owned(), Seen { running });
+            let flavor = server.pointer("/flavor/id").and_then(Value::as_str);
+            let flavor = flavor.map(str::to_owned);
+            seen.insert(id.to_owned(), Seen { running, flavor });
         }
         if page.and_then(|page| page.get("servers_links")).is_none() {
             *ended = Some(now);
@@ -150,9 +159,10 @@ impl Ledger {
 
     fn listing_is_complete(&mut self, seen: &BTreeMap<String, Seen>, cloud: &Cloud, now: u64) {
         self.listing = Listing::Complete;
-        self.last_listing = now;
+        // A scan is as old as its first request.
+        let now_at_least = self.pass_began.take().unwrap_or(now);
         self.listings += 1;
-        self.listed = seen.keys().cloned().collect();
+        self.listed.clone_from(seen);
         for server in cloud.servers() {
             let known = self.fresh.entry(server.id.clone()).or_default();
             match seen.get(&server.id) {
@@ -160,7 +170,7 @@ impl Ledger {
                     known.omitted = 0;
                     if seen.running {
                         known.first_running.get_or_insert(now);
-                        known.last_running = Some(now);
+                        known.last_running = Some(now_at_least);
                     }
                 }
                 None => {
@@ -238,7 +248,7 @@ impl Ledger {
         let machines = u32::try_from(counted.len()).unwrap() + 1;
         let cores = counted
             .iter()
-            .map(|server| processors(&server.flavor))
+            .map(|server| processors(self.flavor_known_of(server)))
             .sum::<u32>()
             + processors(flavor);
         if limits.machines.is_some_and(|limit| machines > limit) {
@@ -267,12 +277,20 @@ impl Ledger {
         let made_it = self.owns(server)
             && matches!(server.maker, Maker::Request { .. })
             && self.asked_for.contains_key(&server.first_name);
-        if self.listed.contains(&server.id) {
+        if self.listed.contains_key(&server.id) {
             return true;
         }
         // Its own machine counts on, until it was missing twice; one that has ended and that it is
         // rid of does not.
         made_it && !known.written_off && !(server.ended.is_some() && known.omitted > 0)
+    }
+
+    /// The flavor of a server as the latest listing told it, else as it was ordered.
+    fn flavor_known_of<'a>(&'a self, server: &'a Server) -> &'a str {
+        let listed = self.listed.get(&server.id);
+        listed
+            .and_then(|seen| seen.flavor.as_deref())
+            .unwrap_or(&server.first_flavor)
     }
 
     /// The POST was answered so that nothing can have come of it.

@@ -52,7 +52,9 @@ impl Storm {
     pub async fn blow(&mut self, world: &mut World) -> Result<(), String> {
         let now = world.now();
         for at in 0..2 {
-            self.change_cloud(world, at, now);
+            if at < world.manners.len() {
+                self.change_cloud(world, at, now);
+            }
             self.change_disk(world, at, now);
             self.change_configuration(world, at, now);
             self.end_a_life(world, at, now).await?;
@@ -305,7 +307,7 @@ impl Storm {
         if self.clock_off != 0 {
             self.set_clock(world, Some(0));
         }
-        world.manners = vec![Manners::GOOD, Manners::GOOD];
+        world.manners.fill(Manners::GOOD);
         for factory in &mut world.factories {
             factory.disk.set_faults(DiskFaults::default());
             for space in &mut factory.configuration.spaces {

@@ -110,6 +110,8 @@ enum Kind {
     Delete {
         id: String,
     },
+    /// What comes before the listing.
+    Opening,
     Other,
 }
 
@@ -141,6 +143,8 @@ impl Kind {
             (&Method::DELETE, [.., "servers", id]) => Self::Delete {
                 id: (*id).to_owned(),
             },
+            (&Method::POST, [.., "tokens"])
+            | (&Method::GET, [.., "flavors", "detail"] | [.., "limits"]) => Self::Opening,
             _ => Self::Other,
         }
     }
@@ -234,6 +238,10 @@ impl Wire {
                 .creates(name, flavor, site.limits[self.factory], &site.cloud)
                 .and_then(|()| (self.may_create)(name, space, machinetype)),
             Kind::Delete { id } => ledger.deletes(id, &site.cloud),
+            Kind::Opening => {
+                ledger.begins_a_pass(now);
+                Ok(())
+            }
             Kind::Other => Ok(()),
         };
         let outcome = site.cloud.carry(now, ask);
@@ -259,7 +267,7 @@ impl Wire {
                     ledger.was_refused(name);
                 }
             }
-            Kind::Delete { .. } | Kind::Other => {}
+            Kind::Delete { .. } | Kind::Opening | Kind::Other => {}
         }
         drop(sites);
         if let Err(of) = checked {

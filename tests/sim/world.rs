@@ -22,12 +22,12 @@ use crate::verdict::Counts;
 use crate::wire::{Site, Sites};
 
 /// The world is looked at, and its VMs act, once in so many seconds.
-pub const STEP: u64 = 5;
+pub const STEP: u64 = 10;
 /// How long things go wrong, in seconds.
-pub const STORM: u64 = 2 * 3600;
+pub const STORM: u64 = 5400;
 /// How long everything is well afterwards, so that the space has to come to its targets: longer
 /// than a machine that is stuck in BUILD or in deletion, or a pause after failures, can last.
-pub const CALM: u64 = 4 * 3600;
+pub const CALM: u64 = 12_600;
 
 /// The result of one simulation.
 #[derive(Debug)]
@@ -110,7 +110,10 @@ impl World {
         for secret in [PASSWORD, SECRET_OPTION, "user-data-of-the-simulation"] {
             transcript.must_not_show(secret);
         }
-        let bases = ["http://cloud-one", "http://cloud-two"].map(str::to_owned);
+        let mut bases = vec!["http://cloud-one".to_owned()];
+        if rng.random_bool(0.4) {
+            bases.push("http://cloud-two".to_owned());
+        }
         let factories: Vec<Factory> = (0..2)
             .map(|number| {
                 let root = root.join(number.to_string());
@@ -143,8 +146,8 @@ impl World {
             earth,
             transcript,
             factories,
-            guests: vec![Guests::default(), Guests::default()],
-            manners: vec![Manners::GOOD, Manners::GOOD],
+            guests: bases.iter().map(|_| Guests::default()).collect(),
+            manners: vec![Manners::GOOD; bases.len()],
             tally: BTreeMap::new(),
             counts: Counts::default(),
             calm_since: None,

@@ -29,7 +29,7 @@ pub(super) struct Services {
 
 /// Whether endpoints of this service are looked at.
 fn is_used(service: &str) -> bool {
-    matches!(service, "compute" | "image")
+    matches!(service, "compute" | "image" | "network") || VOLUME_SERVICES.contains(&service)
 }
 
 pub(super) fn endpoints_v3(catalog: Vec<ServiceV3>) -> Vec<Endpoint> {
