@@ -379,7 +379,8 @@ impl World {
             || was_off.is_some_and(|(_, off)| *off != 0);
         let Some(record) = record else {
             let seen = match (known.first_running, known.last_running) {
-                (Some(first), Some(last)) => last - first,
+                // A pass that saw it once has begun before it was answered.
+                (Some(first), Some(last)) => last.saturating_sub(first),
                 _ => 0,
             };
             let finished = files.is_none_or(|files| files.finished.is_some());
