@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use url::Url;
 
-pub use self::network::{Carried, Carrier, Network, client_builder};
+pub use self::network::{Carried, Carrier, Network, Wires, client_builder};
 
 use super::{CloudError, CloudErrorKind, Outside};
 use crate::clock::Clock;
@@ -216,7 +216,8 @@ impl Answer {
     }
 }
 
-/// The client of one space.
+/// The client of one space. What it sends requests over may be shared with other spaces; the limits
+/// are its own.
 #[derive(Debug)]
 pub struct Http {
     carrier: Arc<dyn Carrier>,
@@ -229,8 +230,8 @@ pub struct Http {
 }
 
 impl Http {
-    /// A client for the servers of `endpoint`'s cloud. Making one costs about a tenth of a second on
-    /// a real network: keep it.
+    /// A client for the servers of `endpoint`'s cloud. Making one can cost a tenth of a second on a
+    /// real network: keep it.
     ///
     /// # Errors
     /// When the TLS library cannot be set up.

@@ -151,6 +151,19 @@ pub async fn run(
     board: Board,
     ready: impl FnOnce(),
 ) -> Result<(), DaemonError> {
+    let mut driver = begin(settings, control.stop.clone(), board).await?;
+    ready();
+    driver.drive(&control).await;
+    driver.end().await;
+    Ok(())
+}
+
+/// Reads everything and starts the spaces.
+async fn begin(
+    settings: Settings,
+    stop: CancellationToken,
+    board: Board,
+) -> Result<Driver, DaemonError> {
     let loaded = load(&settings).await;
     let Some(config) = loaded.config else {
         return Err(DaemonError::Config(loaded.problems));
@@ -179,7 +192,7 @@ pub async fn run(
             seeds: settings.host.seeds.clone(),
             network: settings.host.network.clone(),
             board,
-            stop: control.stop.clone(),
+            stop,
         },
         settings,
         tick,
@@ -190,17 +203,14 @@ pub async fn run(
         lost: BTreeSet::new(),
         repeats,
     };
-    driver.start_spaces();
+    driver.start_spaces().await;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         "running with {} space(s), state in {}",
         config.spaces.len(),
         driver.settings.state_dir.display()
     );
-    ready();
-    driver.drive(&control).await;
-    driver.end().await;
-    Ok(())
+    Ok(driver)
 }
 
 /// What [`Repeats`] calls the errors and the warnings of the configuration.
@@ -347,19 +357,20 @@ impl Driver {
             running.ticks.send_replace(next.clone());
         }
         self.tick = next;
-        self.start_spaces();
+        self.start_spaces().await;
     }
 
     /// Starts a task for each configured space that has none.
-    fn start_spaces(&mut self) {
+    async fn start_spaces(&mut self) {
+        self.find_the_lost().await;
         let config = Arc::clone(&self.tick.config);
         for space in config.spaces.keys() {
-            if self.running.contains_key(space) {
+            // A space that is still lost does not begin without its directories: it would take
+            // its own machines for somebody else's.
+            if self.running.contains_key(space) || self.lost.contains(space) {
                 continue;
             }
-            let Some(files) = self.files_of(space) else {
-                continue;
-            };
+            let files = self.machines.remove(space).unwrap_or_default();
             let (ticks, receiver) = watch::channel(self.tick.clone());
             let task = space_task::run(self.common.clone(), space.clone(), receiver, files);
             let task = self.tasks.spawn(task).id();
@@ -367,21 +378,27 @@ impl Driver {
         }
     }
 
-    /// The directories that a new task of a space begins with. A space that was lost does not
-    /// begin without them: it would take its own machines for somebody else's.
-    fn files_of(&mut self, space: &SpaceName) -> Option<Vec<MachineFiles>> {
-        if !self.lost.contains(space) {
-            return Some(self.machines.remove(space).unwrap_or_default());
+    /// Reads the directories of spaces that were lost again: once for all of them, and where it
+    /// may block, for a hundred thousand take seconds.
+    async fn find_the_lost(&mut self) {
+        if self.lost.is_empty() {
+            return;
         }
-        match self.common.store.load_machines() {
+        let store = Arc::clone(&self.common.store);
+        match blocking::run(move || store.load_machines()).await {
             Ok(loaded) => {
-                self.lost.remove(space);
-                let all = loaded.machines.into_iter();
-                Some(all.filter(|files| files.space == *space).collect())
+                let lost = std::mem::take(&mut self.lost);
+                for files in loaded.machines {
+                    if lost.contains(&files.space) {
+                        let known = self.machines.entry(files.space.clone());
+                        known.or_default().push(files);
+                    }
+                }
             }
             Err(problem) => {
-                error!(%space, "{problem}; the space stands still, and the next cycle tries again");
-                None
+                for space in &self.lost {
+                    error!(%space, "{problem}; the space stands still, and the next cycle tries again");
+                }
             }
         }
     }
@@ -506,5 +523,37 @@ mod tests {
         control.stop.cancel();
         let ended = tokio::time::timeout(STOP_GRACE / 2, daemon).await;
         ended.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_space_that_was_lost_begins_again_with_its_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path(), "127.0.0.1:1");
+        let machine = dir.path().join("state/machines/vcycle-a-aaaaaaaaaa");
+        std::fs::create_dir_all(&machine).unwrap();
+        for (file, text) in [
+            ("space_name", "example.org"),
+            ("machinetype_name", "a"),
+            ("created", "1000"),
+        ] {
+            let path = machine.join(file);
+            let disk = Disk::default();
+            disk.write(dir.path(), &path, text.as_bytes(), 0o644)
+                .unwrap();
+        }
+        let space = SpaceName::new("example.org").unwrap();
+        let driver = begin(settings, CancellationToken::new(), Board::default()).await;
+        let mut driver = driver.unwrap();
+        assert!(driver.machines.is_empty(), "the space has its directories");
+        // As after a panic: the task is gone, and what it knew with it.
+        driver.tasks.abort_all();
+        let ended = driver.tasks.join_next_with_id().await.unwrap();
+        driver.space_ended(ended);
+        assert!(driver.lost.contains(&space));
+        driver.find_the_lost().await;
+        assert!(driver.lost.is_empty());
+        assert_eq!(driver.machines[&space].len(), 1);
+        driver.start_spaces().await;
+        assert!(driver.machines.is_empty() && driver.running.len() == 1);
     }
 }

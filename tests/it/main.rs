@@ -26,6 +26,7 @@ mod openstack_real_leaks;
 mod openstack_site;
 mod pki;
 mod router;
+mod scale;
 mod scripted;
 mod server;
 mod simulated;

@@ -1,17 +1,19 @@
 //! What lies between a space and its cloud: the network, or a model of it.
 
 use std::fmt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    AUTH_TOKEN, Failure, FailureKind, HttpTimes, IDLE, MAX_AT_ONCE, MAX_BODY, MAX_ERROR_BODY,
-    Request, ca, failure, text,
+    AUTH_TOKEN, Failure, FailureKind, HttpTimes, IDLE, MAX_BODY, MAX_ERROR_BODY, Request, ca,
+    failure, text,
 };
 use crate::cloud::{CloudError, CloudErrorKind, Outside};
 use crate::model::SpaceName;
@@ -38,13 +40,18 @@ pub struct Carried {
 }
 
 /// What carries the requests of spaces.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub enum Network {
     /// The network of this host.
-    #[default]
-    Real,
+    Real(Wires),
     /// Something else in its place: a simulation.
     Replaced(Arc<dyn Carrier>),
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self::Real(Wires::default())
+    }
 }
 
 impl Network {
@@ -58,12 +65,14 @@ impl Network {
         times: HttpTimes,
     ) -> Result<Arc<dyn Carrier>, CloudError> {
         match self {
-            Self::Real => Ok(Arc::new(Wire::new(
-                space,
-                endpoint,
-                &outside.ca_path,
-                times,
-            )?)),
+            Self::Real(wires) => {
+                let kind = Kind {
+                    ca_path: outside.ca_path.clone(),
+                    with_proxies: !is_this_host(endpoint),
+                    times,
+                };
+                Ok(wires.wire(space, kind)?)
+            }
             Self::Replaced(carrier) => Ok(Arc::clone(carrier)),
         }
     }
@@ -89,7 +98,50 @@ fn is_this_host(url: &Url) -> bool {
     }
 }
 
-/// The network of this host.
+/// The network of this host. Setting up TLS reads some hundred CA certificates, which takes a tenth
+/// of a second and more than a megabyte: what connects at about the same time shares that, as all
+/// spaces do when the daemon starts. Who connects later reads the certificates anew, because an
+/// admin may have added one meanwhile.
+#[derive(Clone, Debug, Default)]
+pub struct Wires(Arc<Mutex<Vec<Made>>>);
+
+/// How long after it was made something is given to others too.
+const SHARED: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct Made {
+    kind: Kind,
+    when: Instant,
+    wire: Weak<Wire>,
+}
+
+/// All that one connection to the network can differ from another in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kind {
+    ca_path: PathBuf,
+    with_proxies: bool,
+    times: HttpTimes,
+}
+
+impl Wires {
+    fn wire(&self, space: &SpaceName, kind: Kind) -> Result<Arc<Wire>, CloudError> {
+        // Held while one is made: others who want the same wait for it.
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        made.retain(|made| made.when.elapsed() < SHARED);
+        let mut same = made.iter().filter(|made| made.kind == kind);
+        if let Some(wire) = same.find_map(|made| made.wire.upgrade()) {
+            return Ok(wire);
+        }
+        let wire = Arc::new(Wire::new(space, &kind)?);
+        made.push(Made {
+            kind,
+            when: Instant::now(),
+            wire: Arc::downgrade(&wire),
+        });
+        Ok(wire)
+    }
+}
+
 #[derive(Debug)]
 struct Wire {
     client: reqwest::Client,
@@ -97,23 +149,19 @@ struct Wire {
 }
 
 impl Wire {
-    fn new(
-        space: &SpaceName,
-        endpoint: &Url,
-        ca_path: &Path,
-        times: HttpTimes,
-    ) -> Result<Self, CloudError> {
-        let mut builder = client_builder(ca_path);
-        if is_this_host(endpoint) {
+    fn new(space: &SpaceName, kind: &Kind) -> Result<Self, CloudError> {
+        let mut builder = client_builder(&kind.ca_path);
+        if !kind.with_proxies {
             builder = builder.no_proxy();
         }
+        let times = kind.times;
         let client = builder
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .connect_timeout(times.connect)
             .timeout(times.request)
+            // Of idle connections there are no more than spaces have had requests under way.
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(MAX_AT_ONCE)
             .build()
             .map_err(|error| {
                 CloudError::new(
@@ -215,6 +263,30 @@ impl Carrier for Wire {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
+
+    #[tokio::test(start_paused = true)]
+    async fn spaces_that_connect_together_share_and_later_ones_do_not() {
+        let outside = Outside::real(Path::new("/nonexistent"), Clock::system());
+        let carrier = |url: &str, times| {
+            let space = SpaceName::new("example.org").unwrap();
+            let endpoint = Url::parse(url).unwrap();
+            let carrier = outside.network.carrier(&space, &endpoint, &outside, times);
+            carrier.unwrap()
+        };
+        let (here, there) = ("http://127.0.0.1:1/v3", "https://keystone.example.org/v3");
+        let usual = HttpTimes::default();
+        let first = carrier(here, usual);
+        assert!(Arc::ptr_eq(&first, &carrier(here, usual)));
+        assert!(!Arc::ptr_eq(&first, &carrier(there, usual)), "proxies");
+        let hasty = HttpTimes {
+            connect: Duration::from_secs(1),
+            ..usual
+        };
+        assert!(!Arc::ptr_eq(&first, &carrier(here, hasty)), "times");
+        tokio::time::advance(SHARED).await;
+        assert!(!Arc::ptr_eq(&first, &carrier(here, usual)), "CAs");
+    }
 
     #[test]
     fn no_proxy_is_asked_for_this_host() {

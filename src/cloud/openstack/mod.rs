@@ -192,8 +192,8 @@ impl Reply {
 }
 
 impl OpenStack {
-    /// Prepares a connection; asks nobody yet. Building it costs about a tenth of a second (TLS):
-    /// make one for each space and keep it.
+    /// Prepares a connection; asks nobody yet. Building it can cost a tenth of a second (TLS): make
+    /// one for each space and keep it.
     ///
     /// # Errors
     /// When the options contradict each other or TLS cannot be set up.
