@@ -372,7 +372,9 @@ impl World {
         let kind = server.metadata.get("machinetype");
         let kind = kind.and_then(|kind| space.kinds.iter().find(|k| k.name == kind));
         let Some(kind) = kind else { return Ok(()) };
-        let lasted = server.created.saturating_sub(60)..=known.told_end.unwrap_or(self.now());
+        // Its end is written down a few listings after the first that tells of it.
+        let written_down = known.told_end.map_or(self.now(), |told| told + SETTLING);
+        let lasted = server.created.saturating_sub(60)..=written_down;
         let mut was_off = self.set_clocks.iter().rev();
         let was_off = was_off.find(|(at, _)| at <= lasted.start());
         let set = self.set_clocks.iter().any(|(at, _)| lasted.contains(at))
