@@ -134,6 +134,20 @@ impl SimDisk {
         state.lay_out(&self.root, ROOT);
     }
 
+    /// Whether a file or directory, with all below it, would be there after a power loss.
+    pub fn is_durable(&self, path: &Path) -> bool {
+        let names = self.names(path).unwrap_or_default();
+        let state = lock(&self.state);
+        let mut above = ROOT;
+        for name in &names {
+            match state.durable_entry(above, name) {
+                Some(id) => above = id,
+                None => return false,
+            }
+        }
+        state.is_durable(above)
+    }
+
     /// What differs between the directory and what its watch has seen being done to it.
     pub fn difference(&self) -> Option<String> {
         lock(&self.state).difference(&self.root, ROOT)
@@ -211,6 +225,25 @@ impl State {
                 Node::Directory { live, .. } => live.get(name).copied(),
                 Node::File { .. } => None,
             })
+    }
+
+    /// What has this name in a directory, now and after a power loss.
+    fn durable_entry(&self, directory: Id, name: &str) -> Option<Id> {
+        match &self.nodes[directory] {
+            Node::Directory { live, durable } if live.get(name) == durable.get(name) => {
+                live.get(name).copied()
+            }
+            Node::Directory { .. } | Node::File { .. } => None,
+        }
+    }
+
+    fn is_durable(&self, id: Id) -> bool {
+        match &self.nodes[id] {
+            Node::File { live, durable, .. } => *durable == live.len(),
+            Node::Directory { live, durable } => {
+                live == durable && live.values().all(|id| self.is_durable(*id))
+            }
+        }
     }
 
     fn live_entries(&mut self, names: &[String]) -> Option<&mut BTreeMap<String, Id>> {

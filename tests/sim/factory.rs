@@ -31,6 +31,7 @@ const OLD_PASSES: u64 = 1500;
 #[derive(Debug)]
 pub struct Rules {
     state: PathBuf,
+    disk: Arc<SimDisk>,
     clock: Clock,
     /// By space and machinetype: the shortest backoff that the configuration has said of late.
     backoff: BTreeMap<(String, String), u64>,
@@ -39,6 +40,18 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// Before a machine is asked for, its directory has to be there for good: else nobody knows,
+    /// after a crash, what was asked for.
+    fn knows(&self, name: &str) -> Result<(), String> {
+        let path = self.state.join("machines").join(name);
+        if self.disk.is_durable(&path) {
+            return Ok(());
+        }
+        Err(format!(
+            "{name} is asked for, and its directory would not survive a power loss"
+        ))
+    }
+
     fn may_create(&self, space: &str, machinetype: &str, now: u64) -> Result<(), String> {
         let path = self.state.join(format!(
             "spaces/{space}/machinetypes/{machinetype}/last_abort_time"
@@ -108,6 +121,7 @@ impl Factory {
         let web = Arc::new(Power::default());
         let rules = Rules {
             state: state.clone(),
+            disk: Arc::clone(&disk),
             clock: earth.clock(),
             backoff: BTreeMap::new(),
             uncertain_until: 0,
@@ -203,10 +217,12 @@ impl Factory {
         let power = Arc::new(Power::default());
         let rules = Arc::clone(&self.rules);
         let earth = Arc::clone(&self.earth);
-        let may_create: Arc<MayCreate> = Arc::new(move |_, space: &str, machinetype: &str| {
-            let rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
-            rules.may_create(space, machinetype, earth.now())
-        });
+        let may_create: Arc<MayCreate> =
+            Arc::new(move |name: &str, space: &str, machinetype: &str| {
+                let rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
+                rules.knows(name)?;
+                rules.may_create(space, machinetype, earth.now())
+            });
         let wire = Wire {
             sites: Arc::clone(sites),
             factory: self.number,

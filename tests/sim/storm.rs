@@ -62,6 +62,11 @@ impl Storm {
         if self.strikes(world, 0.5) {
             self.set_clock(world, if self.clock_off == 0 { None } else { Some(0) });
         }
+        // Not after a start in this step: the first one has to have got as far as its lock.
+        if world.factories[0].is_alive() && self.strikes(world, 1.0) {
+            world.tick("second daemon on one directory");
+            world.factories[0].start_another().await?;
+        }
         if self.second_factory && now % 3600 < STEP && !world.factories[1].is_alive() {
             self.restarts[1].get_or_insert(now);
         }
@@ -78,10 +83,6 @@ impl Storm {
             {
                 self.restarts[at] = Some(now + world.rng.random_range(5..=400));
             }
-        }
-        if world.factories[0].is_alive() && self.strikes(world, 1.0) {
-            world.tick("second daemon on one directory");
-            world.factories[0].start_another().await?;
         }
         if self.strikes(world, 3.0) {
             world.tick("asked for a cycle");

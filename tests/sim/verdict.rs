@@ -372,13 +372,16 @@ impl World {
         let kind = server.metadata.get("machinetype");
         let kind = kind.and_then(|kind| space.kinds.iter().find(|k| k.name == kind));
         let Some(kind) = kind else { return Ok(()) };
-        let lasted = server.created.saturating_sub(60)..=known.told_end.unwrap_or(self.now());
+        // Its end is written down a few listings after the first that tells of it.
+        let written_down = known.told_end.map_or(self.now(), |told| told + SETTLING);
+        let lasted = server.created.saturating_sub(60)..=written_down;
         let mut was_off = self.set_clocks.iter().rev();
         let was_off = was_off.find(|(at, _)| at <= lasted.start());
         let set = self.set_clocks.iter().any(|(at, _)| lasted.contains(at))
             || was_off.is_some_and(|(_, off)| *off != 0);
         let Some(record) = record else {
             let seen = match (known.first_running, known.last_running) {
+                // A pass that saw it once has begun before it was answered.
                 (Some(first), Some(last)) => last.saturating_sub(first),
                 _ => 0,
             };

@@ -31,9 +31,9 @@ pub struct Site {
     pub limits: Vec<Limits>,
 }
 
-/// Checks that a creation is allowed now by what is on the factory's disk: factory, space,
+/// Checks that a creation is allowed now by what is on the factory's disk: machine, space,
 /// machinetype.
-pub type MayCreate = dyn Fn(usize, &str, &str) -> Result<(), String> + Send + Sync;
+pub type MayCreate = dyn Fn(&str, &str, &str) -> Result<(), String> + Send + Sync;
 
 /// Everything that is asked of clouds in one simulation.
 pub struct Sites {
@@ -236,7 +236,7 @@ impl Wire {
                 machinetype,
             } => ledger
                 .creates(name, flavor, site.limits[self.factory], &site.cloud)
-                .and_then(|()| (self.may_create)(self.factory, space, machinetype)),
+                .and_then(|()| (self.may_create)(name, space, machinetype)),
             Kind::Delete { id } => ledger.deletes(id, &site.cloud),
             Kind::Opening => {
                 ledger.begins_a_pass(now);
