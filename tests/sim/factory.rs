@@ -80,6 +80,8 @@ impl Rules {
 /// One life of a daemon.
 struct Life {
     power: Arc<Power>,
+    /// True time.
+    began: u64,
     daemon: JoinHandle<Result<(), DaemonError>>,
     control: Control,
 }
@@ -208,6 +210,15 @@ impl Factory {
         }
     }
 
+    /// Whether a daemon runs that has been running for long enough to have its lock.
+    pub fn is_established(&self) -> bool {
+        let now = self.earth.now();
+        self.life.as_ref().is_some_and(|life| {
+            let ended = life.daemon.is_finished() || life.power.is_dead();
+            !ended && now >= life.began + INTERVAL
+        })
+    }
+
     pub fn is_alive(&self) -> bool {
         self.life.is_some()
     }
@@ -239,6 +250,7 @@ impl Factory {
         let daemon = tokio::spawn(run);
         self.life = Some(Life {
             power,
+            began: self.earth.now(),
             daemon,
             control,
         });

@@ -38,9 +38,10 @@ pub struct Knowledge {
     pub last_running: Option<u64>,
     /// The first complete listing after its VM had ended.
     pub told_end: Option<u64>,
-    /// Complete listings in a row that did not show it although it was there.
+    /// Complete listings that did not show it although it was there. Whether they came in a row is
+    /// for the factory to say: it may have thrown away one in between for what else was in it.
     omitted: u32,
-    /// Two in a row did: it may take the server for gone.
+    /// There were two: it may take the server for gone.
     pub written_off: bool,
 }
 
@@ -167,7 +168,6 @@ impl Ledger {
             let known = self.fresh.entry(server.id.clone()).or_default();
             match seen.get(&server.id) {
                 Some(seen) => {
-                    known.omitted = 0;
                     if seen.running {
                         known.first_running.get_or_insert(now);
                         known.last_running = Some(now_at_least);

@@ -62,8 +62,7 @@ impl Storm {
         if self.strikes(world, 0.5) {
             self.set_clock(world, if self.clock_off == 0 { None } else { Some(0) });
         }
-        // Not after a start in this step: the first one has to have got as far as its lock.
-        if world.factories[0].is_alive() && self.strikes(world, 1.0) {
+        if world.factories[0].is_established() && self.strikes(world, 1.0) {
             world.tick("second daemon on one directory");
             world.factories[0].start_another().await?;
         }
