@@ -102,6 +102,8 @@ impl LeakStatus {
                     }
                 }
                 Ok(Removal::Changed(why)) => {
+                    // Without a sighting no later look would find out that this is over.
+                    repeats.is_over(&subject);
                     sightings.remove(&key);
                     info!("{leftover} is not removed: {why}");
                 }
@@ -133,5 +135,56 @@ fn say_count(kind: LeftoverKind, left: u32, repeats: &mut Repeats) {
         repeats.is_over(&subject);
     } else if repeats.is_news(&subject, &left.to_string()) {
         info!("{left} {kind}(s) of ours are used by nothing");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::{CloudError, CloudErrorKind};
+    use crate::decide::leaks::Remove;
+    use crate::model::{Leftover, Sighting};
+
+    #[test]
+    fn what_is_said_of_a_thing_is_forgotten_with_its_sighting() {
+        let now = Timestamp::from_unix(5000);
+        let leftover = Leftover {
+            kind: LeftoverKind::Port,
+            id: "p1".to_owned(),
+            name: String::new(),
+            user: None,
+        };
+        let key = (leftover.kind, leftover.id.clone());
+        let refused = || {
+            let error = CloudError::new(CloudErrorKind::Rejected, "DELETE", "409");
+            Err(RemoveError::Cloud(error))
+        };
+        for end in [
+            Removal::Removed,
+            Removal::AlreadyGone,
+            Removal::Changed("something uses it by now".to_owned()),
+        ] {
+            let mut status = LeakStatus::default();
+            let mut repeats = Repeats::default();
+            let sighting = Sighting {
+                first: now,
+                tries: 0,
+                tried: None,
+            };
+            let mut sightings = Sightings::from([(key.clone(), sighting)]);
+            for (result, stands) in [(refused(), true), (Ok(end.clone()), false)] {
+                let outcome = RemoveOutcome {
+                    remove: Remove {
+                        leftover: leftover.clone(),
+                        since: now,
+                    },
+                    result,
+                };
+                status.note_removals(&[outcome], &mut sightings, &mut repeats, now);
+                let standing = repeats.is_standing(&about_removing(&key));
+                assert_eq!(standing, stands, "{end:?}");
+                assert_eq!(sightings.contains_key(&key), stands, "{end:?}");
+            }
+        }
     }
 }

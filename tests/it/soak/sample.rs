@@ -10,9 +10,15 @@ use crate::daemon::factory::entries;
 
 /// Shorter series of samples say nothing.
 const SHORTEST: f64 = 240.0;
-/// How much more memory may be in use after an hour, as a share of it, and whatever it is, in KiB.
-const RSS_SHARE: f64 = 0.05;
-const RSS_LEAST: f64 = 1024.0;
+/// How much more may be on the heap at the end of the series, in KiB. It goes up and down by half
+/// of that with the number of machines' directories.
+const HEAP_LEAST: f64 = 1024.0;
+/// Resident memory has what malloc keeps for later in each of its arenas, too: it rises to a
+/// high-water mark for so many seconds of a process before it can be judged, and after that more
+/// slowly than by so much in an hour, as a share of it, or by so many KiB.
+const RSS_WARM_UP: f64 = 900.0;
+const RSS_SHARE: f64 = 0.15;
+const RSS_LEAST: f64 = 2048.0;
 /// How many more descriptors may be in use at the end of the series.
 const COUNT_LEAST: f64 = 2.0;
 /// What may be in `tmp` at one moment: everything that is being written.
@@ -25,6 +31,8 @@ struct Sample {
     second: f64,
     pid: u32,
     rss_kib: f64,
+    /// NaN when it is not counted.
+    heap_kib: f64,
     fds: f64,
     threads: f64,
 }
@@ -63,6 +71,7 @@ impl Samples {
             second,
             pid,
             rss_kib: field("VmRSS:"),
+            heap_kib: site.heap().map_or(f64::NAN, kib),
             fds: f64::from(
                 u32::try_from(entries(format!("/proc/{pid}/fd").as_ref()).len()).unwrap(),
             ),
@@ -75,21 +84,22 @@ impl Samples {
             let mut file = File::create(site.root().with_extension("csv")).unwrap();
             writeln!(
                 file,
-                "second,clock,pid,rss_kib,fds,threads,directories,unfinished,servers,in_tmp,log_bytes"
+                "second,clock,pid,rss_kib,fds,threads,directories,unfinished,servers,in_tmp,log_bytes,heap_kib"
             )
             .unwrap();
             file
         });
         writeln!(
             csv,
-            "{second:.1},{},{pid},{},{},{},{},{},{},{tmp},{log}",
+            "{second:.1},{},{pid},{},{},{},{},{},{},{tmp},{log},{:.0}",
             site.now(),
             sample.rss_kib,
             sample.fds,
             sample.threads,
             ledger.directories,
             ledger.unfinished,
-            ledger.servers
+            ledger.servers,
+            sample.heap_kib
         )
         .unwrap();
         if !self.closed {
@@ -112,22 +122,40 @@ impl Samples {
         self.all.iter().filter(counts).copied().collect()
     }
 
-    fn lines(&self) -> [(&'static str, Line, f64); 3] {
+    /// When the last process was seen first.
+    fn last_start(&self) -> f64 {
+        let last = self.all.last().map(|sample| sample.pid);
+        let first = self.all.iter().find(|sample| Some(sample.pid) == last);
+        first.map_or(0.0, |sample| sample.second)
+    }
+
+    fn lines(&self) -> [(&'static str, Line, f64); 4] {
         let half = self.second_half();
-        let line = |value: fn(&Sample) -> f64| {
+        let warm = self.last_start() + RSS_WARM_UP;
+        let line = |since: f64, value: fn(&Sample) -> f64| {
             let points: Vec<_> = half
                 .iter()
+                .filter(|sample| sample.second >= since)
                 .map(|sample| (sample.second, value(sample)))
                 .collect();
             Line::through(&points)
         };
-        let rss = line(|sample| sample.rss_kib);
+        let rss = line(warm, |sample| sample.rss_kib);
         let limit = (rss.mean * RSS_SHARE * rss.seconds / 3600.0).max(RSS_LEAST);
         [
+            (
+                "heap in KiB",
+                line(0.0, |sample| sample.heap_kib),
+                HEAP_LEAST,
+            ),
             ("RSS in KiB", rss, limit),
-            ("file descriptors", line(|sample| sample.fds), COUNT_LEAST),
+            (
+                "file descriptors",
+                line(0.0, |sample| sample.fds),
+                COUNT_LEAST,
+            ),
             // Those for blocking work stay as many as were ever needed at once.
-            ("threads", line(|sample| sample.threads), f64::INFINITY),
+            ("threads", line(0.0, |sample| sample.threads), f64::INFINITY),
         ]
     }
 
@@ -170,8 +198,16 @@ impl Line {
     }
 }
 
+/// Bytes in KiB.
+fn kib(bytes: u64) -> f64 {
+    f64::from(u32::try_from(bytes / 1024).unwrap_or(u32::MAX))
+}
+
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.mean.is_nan() {
+            return f.write_str("not known");
+        }
         write!(
             f,
             "{:.1} on average, {:+.1} (± {:.1}) in {:.0} s",
@@ -203,4 +239,36 @@ fn a_slope_is_found_and_noise_is_none() {
     let steep = Line::through(&points(0.1));
     assert!((steep.growth - 60.0).abs() < 5.0, "{steep}");
     assert!(steep.growth - ERRORS * steep.error > 40.0, "{steep}");
+}
+
+/// The samples of one process in an hour.
+fn hour(rss_kib: impl Fn(f64) -> f64, heap_kib: impl Fn(f64) -> f64) -> Samples {
+    let sample = |n: u32| {
+        let second = f64::from(n) * 4.0;
+        Sample {
+            second,
+            pid: 1,
+            rss_kib: rss_kib(second),
+            heap_kib: heap_kib(second),
+            fds: 40.0,
+            threads: 51.0,
+        }
+    };
+    Samples {
+        all: (0..900).map(sample).collect(),
+        ..Samples::default()
+    }
+}
+
+#[test]
+fn a_leak_is_found_and_a_high_water_mark_is_none() {
+    // As it was measured: fast at first, then more and more slowly.
+    let marked = |second: f64| 31_000.0 + 6000.0 * (second / 60.0).ln_1p() / 61_f64.ln();
+    let flat = |second: f64| 6000.0 + 500.0 * (second / 50.0).sin();
+    let leaking = |second: f64| flat(second) + second;
+    assert_eq!(hour(marked, flat).findings(), [""; 0]);
+    assert_eq!(hour(marked, |_| f64::NAN).findings(), [""; 0]);
+    assert!(hour(marked, leaking).findings()[0].contains("heap in KiB are not flat"));
+    let rising = |second: f64| 31_000.0 + 3.0 * second;
+    assert!(hour(rising, flat).findings()[0].contains("RSS in KiB are not flat"));
 }

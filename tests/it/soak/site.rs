@@ -88,6 +88,10 @@ impl Site {
         ] {
             command.env_remove(name);
         }
+        if let Some(preload) = std::env::var_os("VCYCLE_SOAK_PRELOAD") {
+            command.env("LD_PRELOAD", preload);
+            command.env("VCYCLE_SOAK_HEAP", self.root.with_extension("heap"));
+        }
         let child = command
             .args(["demo", "--keep", "--faults", "1"])
             .args(["--speed", &self.speed.to_string(), "--dir"])
@@ -125,6 +129,13 @@ impl Site {
 
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
+    }
+
+    /// What the process has on its heap, in bytes, as tests/heap.c counts it.
+    pub fn heap(&self) -> Option<u64> {
+        let counts = fs::read(self.root.with_extension("heap")).ok()?;
+        let bytes = counts.first_chunk()?;
+        Some(u64::from_ne_bytes(*bytes))
     }
 
     pub fn kill(&mut self) {
