@@ -24,8 +24,11 @@ const fn delete_pause(tries: u32) -> Seconds {
 pub(super) fn deletes(view: &View<'_>) -> Vec<Delete> {
     let mut deletes = Vec::new();
     for machine in &view.machines {
+        // While the machine itself is missing from the listing, the VMs that share its name are
+        // left alone: it may be this listing that is wrong.
+        let is_missing = machine.bucket == Bucket::Unlisted;
         for duplicate in &machine.duplicates {
-            if duplicate.state != MachineState::Deleting {
+            if duplicate.state != MachineState::Deleting && !is_missing {
                 deletes.push(delete(machine, duplicate, Reason::Duplicate));
             }
         }

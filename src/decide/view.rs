@@ -190,29 +190,13 @@ fn suspect_missing(snapshot: &SpaceSnapshot) -> Option<u32> {
     (missing >= SUSPECT_MACHINES && snapshot.unfiled.is_empty()).then_some(missing)
 }
 
-/// Of several VMs with one name the one to keep: whose id is on file, else the oldest (SPEC 7
-/// step 4). The identifier breaks a tie so that every pass chooses the same.
-fn primary(machine: &Machine) -> Option<&CloudMachine> {
-    machine
-        .listed
-        .iter()
-        .find(|listed| machine.files.id.as_ref() == Some(&listed.id))
-        .or_else(|| {
-            machine
-                .listed
-                .iter()
-                .min_by_key(|listed| (listed.created.unwrap_or_default(), &listed.id))
-        })
-}
-
+/// The other VMs with its name.
 fn duplicates(machine: &Machine) -> Vec<&CloudMachine> {
-    let Some(kept) = primary(machine) else {
-        return Vec::new();
-    };
+    let kept = machine.vm().map(|vm| &vm.id);
     let mut others: Vec<_> = machine
         .listed
         .iter()
-        .filter(|listed| listed.id != kept.id)
+        .filter(|listed| Some(&listed.id) != kept)
         .collect();
     others.sort_by(|a, b| a.id.cmp(&b.id));
     others
@@ -224,7 +208,7 @@ fn bucket<'a>(
     suspect: bool,
     now: Timestamp,
 ) -> Bucket<'a> {
-    if let Some(listed) = primary(machine) {
+    if let Some(listed) = machine.vm() {
         // A machine that has run is not starting again: ACTIVE without power is a moment of
         // uncertainty of the hypervisor, and the rules for running machines go on to hold.
         let state = match (listed.state, machine.files.started) {

@@ -55,6 +55,21 @@ pub struct Machine {
     pub shutdown_message: Option<ShutdownMessage>,
 }
 
+impl Machine {
+    /// Of the VMs with its name the one that is the machine: whose id is on file, else, when none
+    /// is on file yet, the oldest (SPEC 7 step 4). The identifier breaks a tie so that every pass
+    /// chooses the same.
+    pub fn vm(&self) -> Option<&CloudMachine> {
+        match &self.files.id {
+            Some(id) => self.listed.iter().find(|vm| vm.id == *id),
+            None => self
+                .listed
+                .iter()
+                .min_by_key(|vm| (vm.created.unwrap_or_default(), &vm.id)),
+        }
+    }
+}
+
 /// What was found when a heartbeat file was looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heartbeat {

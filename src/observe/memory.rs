@@ -80,9 +80,8 @@ impl Memory {
             let known = self.volatile.entry(machine.files.name.clone()).or_default();
             known.missed_scans = machine.missed_scans;
             if machine
-                .listed
-                .iter()
-                .any(|vm| vm.state == MachineState::Running)
+                .vm()
+                .is_some_and(|vm| vm.state == MachineState::Running)
             {
                 known.last_running = Some(now);
             }

@@ -60,19 +60,20 @@ pub fn join(
         .map(|files| {
             let volatile = memory.volatile.get(&files.name);
             let listed = listed.remove(&files.name).unwrap_or_default();
-            Machine {
-                missed_scans: if listed.is_empty() {
-                    volatile.map_or(1, |known| known.missed_scans.saturating_add(1))
-                } else {
-                    0
-                },
+            let mut machine = Machine {
+                missed_scans: 0,
                 last_running: volatile.and_then(|known| known.last_running),
                 delete_tries: volatile.map_or(0, |known| known.delete_tries),
                 heartbeat: Heartbeat::Unknown,
                 shutdown_message: None,
                 listed,
                 files: files.clone(),
+            };
+            if machine.vm().is_none() {
+                machine.missed_scans =
+                    volatile.map_or(1, |known| known.missed_scans.saturating_add(1));
             }
+            machine
         })
         .collect();
     snapshot.empty_scans = if snapshot.lists_none_of_ours() {
@@ -144,9 +145,8 @@ pub fn look_at_files(
     for machine in &mut snapshot.machines {
         let name = &machine.files.name;
         let running = machine
-            .listed
-            .iter()
-            .any(|vm| matches!(vm.state, MachineState::Running | MachineState::Starting));
+            .vm()
+            .is_some_and(|vm| matches!(vm.state, MachineState::Running | MachineState::Starting));
         if running {
             if let Some(file) = heartbeat_file(config, &machine.files) {
                 match store.heartbeat(name, file) {

@@ -11,7 +11,7 @@ use vcycle::clock::Clock;
 use vcycle::cloud::http::Network;
 use vcycle::config::Sources;
 use vcycle::daemon::{self, Board, Control, DaemonError, Host, Settings};
-use vcycle::model::{FactoryName, Seconds};
+use vcycle::model::{FactoryName, Seconds, SpaceName};
 use vcycle::rng::{Seed, Seeds};
 use vcycle::server::{Limits as Quota, Router};
 use vcycle::state::{Layout, Store};
@@ -84,6 +84,7 @@ struct Life {
     began: u64,
     daemon: JoinHandle<Result<(), DaemonError>>,
     control: Control,
+    board: Board,
 }
 
 /// A factory.
@@ -246,13 +247,15 @@ impl Factory {
         self.lives += 1;
         let settings = self.settings(Network::Replaced(Arc::new(wire)), &power);
         let control = Control::default();
-        let run = daemon::run(settings, control.clone(), Board::default(), || {});
+        let board = Board::default();
+        let run = daemon::run(settings, control.clone(), board.clone(), || {});
         let daemon = tokio::spawn(run);
         self.life = Some(Life {
             power,
             began: self.earth.now(),
             daemon,
             control,
+            board,
         });
     }
 
@@ -326,6 +329,21 @@ impl Factory {
             Err(DaemonError::State(vcycle::state::StateError::Locked { .. })) => Ok(()),
             Err(DaemonError::Config(_)) => Ok(()),
             other => Err(format!("a second daemon on one directory: {other:?}")),
+        }
+    }
+
+    /// Tells the ledgers of the passes that have ended.
+    pub fn report_passes(&self, sites: &Sites) {
+        let Some(life) = self.life.as_ref().filter(|life| !life.power.is_dead()) else {
+            return;
+        };
+        let status = life.board.now();
+        for site in sites.lock().iter_mut() {
+            let ledger = &mut site.ledgers[self.number];
+            let space = SpaceName::new(&ledger.space).unwrap();
+            if let Some(space) = status.spaces.get(&space) {
+                ledger.passes_have_ended(space.passes, space.error.is_none(), &site.cloud);
+            }
         }
     }
 

@@ -63,6 +63,7 @@ pub struct Ledger {
     listed: BTreeMap<String, Seen>,
     /// What it knows for sure: the passes that found it out have come to their end.
     pub knowledge: BTreeMap<String, Knowledge>,
+    passes: u64,
     /// With what the pass that is going on has found out.
     fresh: BTreeMap<String, Knowledge>,
     /// Names asked for, and whether that may have made a server.
@@ -82,6 +83,7 @@ impl Ledger {
             listed: BTreeMap::new(),
             knowledge: BTreeMap::new(),
             fresh: BTreeMap::new(),
+            passes: 0,
             asked_for: BTreeMap::new(),
             listings: 0,
             creates: 0,
@@ -93,6 +95,7 @@ impl Ledger {
     pub fn new_life(&mut self) {
         self.listing = Listing::None;
         self.pass_began = None;
+        self.passes = 0;
         self.fresh.clone_from(&self.knowledge);
     }
 
@@ -111,11 +114,25 @@ impl Ledger {
     pub fn asks_for_page(&mut self, first: bool, cloud: &Cloud) {
         if first {
             self.settle(cloud);
-            self.knowledge.clone_from(&self.fresh);
             self.listing = Listing::Growing {
                 seen: BTreeMap::new(),
                 ended: None,
             };
+        }
+    }
+
+    /// So many passes of this life have come to their end, the latest as it should or not: one that
+    /// did not has learnt nothing.
+    pub fn passes_have_ended(&mut self, passes: u64, well: bool, cloud: &Cloud) {
+        if passes == self.passes {
+            return;
+        }
+        self.passes = passes;
+        self.settle(cloud);
+        if well {
+            self.knowledge.clone_from(&self.fresh);
+        } else {
+            self.fresh.clone_from(&self.knowledge);
         }
     }
 

@@ -196,6 +196,7 @@ impl World {
         }
         self.let_vms_live().await;
         for factory in &mut self.factories {
+            factory.report_passes(&self.sites);
             factory.forget_old_configurations(&self.sites);
         }
         self.look_after_daemons().await?;

@@ -275,6 +275,23 @@ fn of_two_vms_with_one_name_and_no_id_on_file_the_oldest_is_kept() {
 }
 
 #[test]
+fn a_listing_without_the_vm_on_file_gives_its_place_to_no_other() {
+    check(
+        "a
+         a.1 unlisted started=-900 seen=-60 missed=1
+         a.1 also running id=other created=-300",
+        "miss a.1 -60",
+    );
+    check(
+        "a
+         a.1 unlisted started=-900 seen=-60 missed=2
+         a.1 also running id=other created=-300",
+        "finish a.1 -60 ran 840 account
+         delete a.1 id=other: another machine has the same name",
+    );
+}
+
+#[test]
 fn a_duplicate_that_is_being_deleted_is_not_deleted_again() {
     check(
         "a
