@@ -154,9 +154,13 @@ impl Factory {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn configuration_text(&self) -> String {
+        self.configuration.to_text(&self.user_data)
+    }
+
     /// Puts the configuration where the daemon reads it.
     pub fn write_configuration(&mut self) {
-        fs::write(&self.conf, self.configuration.to_text(&self.user_data)).unwrap();
+        fs::write(&self.conf, self.configuration_text()).unwrap();
         self.changed_at = self.earth.now();
         let mut rules = self.rules();
         for space in &self.configuration.spaces {

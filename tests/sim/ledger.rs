@@ -59,7 +59,9 @@ pub struct Ledger {
     pub space: String,
     listing: Listing,
     /// When the pass that is going on asked for the first time, at the latest.
-    pass_began: Option<u64>,
+    pass_began: u64,
+    /// Whether that pass has come to its listing.
+    lists: bool,
     listed: BTreeMap<String, Seen>,
     /// What it knows for sure: the passes that found it out have come to their end.
     pub knowledge: BTreeMap<String, Knowledge>,
@@ -79,7 +81,8 @@ impl Ledger {
             factory: factory.to_owned(),
             space: space.to_owned(),
             listing: Listing::None,
-            pass_began: None,
+            pass_began: 0,
+            lists: false,
             listed: BTreeMap::new(),
             knowledge: BTreeMap::new(),
             fresh: BTreeMap::new(),
@@ -94,7 +97,7 @@ impl Ledger {
     /// The daemon has begun again: it has no listing to act on.
     pub fn new_life(&mut self) {
         self.listing = Listing::None;
-        self.pass_began = None;
+        self.lists = true;
         self.passes = 0;
         self.fresh.clone_from(&self.knowledge);
     }
@@ -107,11 +110,16 @@ impl Ledger {
 
     /// Something was asked that a pass begins with.
     pub fn begins_a_pass(&mut self, now: u64) {
-        self.pass_began.get_or_insert(now);
+        let in_the_middle = matches!(self.listing, Listing::Growing { ended: None, .. });
+        if self.lists && !in_the_middle {
+            self.pass_began = now;
+            self.lists = false;
+        }
     }
 
     /// A page of the listing was asked for: the first one begins anew.
     pub fn asks_for_page(&mut self, first: bool, cloud: &Cloud) {
+        self.lists = true;
         if first {
             self.settle(cloud);
             self.listing = Listing::Growing {
@@ -131,9 +139,15 @@ impl Ledger {
         self.settle(cloud);
         if well {
             self.knowledge.clone_from(&self.fresh);
-        } else {
-            self.fresh.clone_from(&self.knowledge);
+            return;
         }
+        // That something was missing it may have noted all the same.
+        for (id, fresh) in &self.fresh {
+            let known = self.knowledge.entry(id.clone()).or_default();
+            known.omitted = fresh.omitted;
+            known.written_off |= fresh.written_off;
+        }
+        self.fresh.clone_from(&self.knowledge);
     }
 
     /// Takes over a listing whose last page has come. There may be one more that was not linked.
@@ -178,7 +192,7 @@ impl Ledger {
     fn listing_is_complete(&mut self, seen: &BTreeMap<String, Seen>, cloud: &Cloud, now: u64) {
         self.listing = Listing::Complete;
         // A scan is as old as its first request.
-        let now_at_least = self.pass_began.take().unwrap_or(now);
+        let now_at_least = self.pass_began.min(now);
         self.listings += 1;
         self.listed.clone_from(seen);
         for server in cloud.servers() {
@@ -273,7 +287,7 @@ impl Ledger {
                 "{} creates {name} as machine {machines} of {:?} beside {}",
                 self.factory,
                 limits.machines,
-                shown(&counted)
+                self.shown(&counted)
             ));
         }
         if limits.processors.is_some_and(|limit| cores > limit) {
@@ -281,7 +295,7 @@ impl Ledger {
                 "{} creates {name} to have {cores} of {:?} processors beside {}",
                 self.factory,
                 limits.processors,
-                shown(&counted)
+                self.shown(&counted)
             ));
         }
         self.asked_for.insert(name.to_owned(), true);
@@ -302,6 +316,21 @@ impl Ledger {
         made_it && !known.written_off && !(server.ended.is_some() && known.omitted > 0)
     }
 
+    fn shown(&self, servers: &[&Server]) -> String {
+        let shown = servers.iter().map(|server| {
+            let listed = self.listed.get(&server.id);
+            let known = self.fresh.get(&server.id);
+            format!(
+                "{} ({}, {}, {:?}, listed as {listed:?}, known {known:?})",
+                server.name,
+                server.flavor,
+                server.status(),
+                server.maker
+            )
+        });
+        shown.collect::<Vec<_>>().join(", ")
+    }
+
     /// The flavor of a server as the latest listing told it, else as it was ordered.
     fn flavor_known_of<'a>(&'a self, server: &'a Server) -> &'a str {
         let listed = self.listed.get(&server.id);
@@ -319,17 +348,4 @@ impl Ledger {
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.asked_for.keys()
     }
-}
-
-fn shown(servers: &[&Server]) -> String {
-    let shown = servers.iter().map(|server| {
-        format!(
-            "{} ({}, {}, {:?})",
-            server.name,
-            server.flavor,
-            server.status(),
-            server.maker
-        )
-    });
-    shown.collect::<Vec<_>>().join(", ")
 }

@@ -43,7 +43,7 @@ impl Transcript {
 
     /// Adds a line of the simulation's own.
     pub fn say(&self, line: impl AsRef<str>) {
-        let line = format!("{}        {}", self.time(), line.as_ref());
+        let line = format!("{}        {}", self.time(), line.as_ref()).replace(&self.root, "");
         self.shared().lines.push(line);
     }
 

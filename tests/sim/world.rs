@@ -164,6 +164,11 @@ impl World {
     }
 
     async fn run(&mut self) -> Result<(), String> {
+        for factory in &self.factories {
+            for line in factory.configuration_text().lines() {
+                self.transcript.say(format!("[{}] {line}", factory.number));
+            }
+        }
         self.factories[0].start(&self.sites);
         let mut storm = Storm::new(self);
         while self.now() < BEGINNING + STORM {
