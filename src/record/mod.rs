@@ -196,6 +196,12 @@ impl Recorder<'_> {
         listed: &CloudMachine,
         now: Timestamp,
     ) -> Result<(), StateError> {
+        // One that could not be read when the daemon started is no stranger.
+        if let Some(files) = self.store.load_machine(machine)? {
+            self.memory.machines.insert(machine.clone(), files);
+            info!(%machine, id = %listed.id, "its directory can be read again");
+            return Ok(());
+        }
         let configured = self.config.machinetypes.get(machinetype);
         let created = listed.created.unwrap_or(now).min(now);
         let size = mjf::Size {
@@ -590,6 +596,22 @@ mod tests {
             assert_eq!(on_disk, expected, "{name}");
             assert_eq!(world.memory.history[&machinetype].last_abort, expected);
         }
+    }
+
+    #[test]
+    fn a_directory_that_could_not_be_read_at_first_is_taken_up_when_it_can() {
+        let mut world = World::new();
+        let machine = MachineName::new(NAMES[0]).unwrap();
+        world.memory.forget(&machine);
+        let adopt = Bookkeeping::Adopt {
+            machinetype: machine.machinetype().unwrap(),
+            listed: Box::new(testing::listed(NAMES[0], MachineState::Running)),
+            machine: machine.clone(),
+        };
+        let now = Timestamp::from_unix(5000);
+        assert!(world.recorder().bookkeeping(&[adopt], now).is_empty());
+        let started = world.memory.machines[&machine].started;
+        assert_eq!(started, Some(Timestamp::from_unix(1000)));
     }
 
     #[test]

@@ -113,6 +113,18 @@ impl Store {
         Ok(names)
     }
 
+    /// Reads the directory of one machine, if there is one.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read or understood.
+    pub fn load_machine(&self, name: &MachineName) -> Result<Option<MachineFiles>, StateError> {
+        let dir = self.layout.machine(name);
+        if !dir.exists() {
+            return Ok(None);
+        }
+        load_directory(self.layout.disk(), &dir, name.clone()).map(Some)
+    }
+
     /// Makes a machine's directory, whole, by rename (SPEC 7 step 1), and tells what is now in it.
     ///
     /// # Errors

@@ -311,9 +311,10 @@ impl Ledger {
         if self.listed.contains_key(&server.id) {
             return true;
         }
-        // Its own machine counts on, until it was missing twice; one that has ended and that it is
-        // rid of does not.
-        made_it && !known.written_off && !(server.ended.is_some() && known.omitted > 0)
+        // Its own machine counts on, until it was missing twice; one that has ended, or that it was
+        // told is being deleted, and that is missing does not.
+        let is_over = server.ended.is_some() || !server.deletions.is_empty();
+        made_it && !known.written_off && !(is_over && known.omitted > 0)
     }
 
     fn shown(&self, servers: &[&Server]) -> String {
