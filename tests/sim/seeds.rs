@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::world::{Outcome, simulate};
 
 /// Seeds of an ordinary run of the tests.
-const FEW: u64 = 200;
+const FEW: u64 = 100;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
