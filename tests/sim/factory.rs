@@ -105,6 +105,8 @@ pub struct Factory {
     pub router: Router,
     seed: u64,
     pub lives: u64,
+    /// True times at which the disk began to refuse one kind of file.
+    pub refusals: Vec<u64>,
 }
 
 impl Factory {
@@ -145,6 +147,7 @@ impl Factory {
             web,
             seed,
             lives: 0,
+            refusals: Vec::new(),
         };
         factory.write_configuration();
         factory

@@ -154,6 +154,9 @@ impl Storm {
             "disk trouble"
         });
         world.transcript.say(format!("*** disk {at}: {faults:?}"));
+        if faults.denied.is_some() {
+            world.factories[at].refusals.push(now);
+        }
         let most = if faults.slow { 60 } else { 400 };
         self.disks[at] = now + world.rng.random_range(5..=most);
         world.factories[at].disk.set_faults(faults);

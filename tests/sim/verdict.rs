@@ -341,7 +341,7 @@ impl World {
                     server,
                     files,
                     of_it.first().copied(),
-                    &site.wrong_clock,
+                    &[site.wrong_clock.as_slice(), &factory.refusals].concat(),
                 )
                 .map_err(|what| format!("{name} ({}): {what}", server.id))?;
             }
@@ -405,7 +405,8 @@ impl World {
                 kind.fizzle
             ));
         }
-        // A cloud whose clock is wrong tells other times than those of these checks.
+        // A cloud whose clock is wrong tells other times than those of these checks; and what a
+        // disk would not show at a start is dated by what was seen later.
         if set || known.written_off || wrong.iter().any(|at| lasted.contains(at)) {
             return Ok(());
         }
