@@ -91,7 +91,9 @@ impl Cloud {
             }
             Lie::PageShort => {
                 let building = |s: &Value| s.get("status").is_some_and(|s| s == "BUILD");
-                if page.next.is_some() && page.servers.iter().any(building) {
+                // The one that is just getting its host is on the page, and still in BUILD.
+                let all_but_last = page.servers.iter().rev().skip(1);
+                if page.next.is_some() && all_but_last.clone().any(building) {
                     page.servers.pop();
                     page.next = None;
                 }
