@@ -421,9 +421,8 @@ impl Driver {
                 self.machines.insert(space, files);
             }
             Err(failed) => {
-                let is_it = |running: &Running| running.task == failed.id();
                 let mut spaces = self.running.iter();
-                let found = spaces.find(|(_, running)| is_it(running));
+                let found = spaces.find(|(_, running)| running.task == failed.id());
                 let Some(space) = found.map(|(space, _)| space.clone()) else {
                     return;
                 };

@@ -197,7 +197,8 @@ impl Recorder<'_> {
         now: Timestamp,
     ) -> Result<(), StateError> {
         // One that could not be read when the daemon started is no stranger.
-        if let Some(files) = self.store.load_machine(machine)? {
+        let filed = self.store.load_machine(machine)?;
+        if let Some(files) = filed.filter(|files| files.space == self.config.name) {
             self.memory.machines.insert(machine.clone(), files);
             info!(%machine, id = %listed.id, "its directory can be read again");
             return Ok(());

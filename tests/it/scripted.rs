@@ -216,6 +216,16 @@ async fn serve_connection(
 
 type Body = BoxBody<Bytes, std::io::Error>;
 
+/// An answer that comes in one piece.
+fn whole(status: u16, headers: Vec<(&'static str, String)>, body: Bytes) -> Response<Body> {
+    let mut response = Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(name, value);
+    }
+    let body = Full::new(body).map_err(|never: Infallible| match never {});
+    response.body(body.boxed()).unwrap()
+}
+
 async fn answer(
     request: Request<Incoming>,
     script: Arc<Script>,
@@ -252,26 +262,12 @@ async fn answer(
             status,
             headers,
             body,
-        } => {
-            let mut response = Response::builder().status(status);
-            for (name, value) in headers {
-                response = response.header(name, value);
-            }
-            let body = Full::new(Bytes::from(body)).map_err(|n: Infallible| match n {});
-            Ok(response.body(body.boxed()).unwrap())
-        }
+        } => Ok(whole(status, headers, Bytes::from(body))),
         Reply::Raw {
             status,
             headers,
             body,
-        } => {
-            let mut response = Response::builder().status(status);
-            for (name, value) in headers {
-                response = response.header(name, value);
-            }
-            let body = Full::new(Bytes::from(body)).map_err(|n: Infallible| match n {});
-            Ok(response.body(body.boxed()).unwrap())
-        }
+        } => Ok(whole(status, headers, Bytes::from(body))),
         Reply::Long {
             status,
             head,
