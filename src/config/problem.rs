@@ -113,10 +113,11 @@ impl Problem {
 
 impl fmt::Display for Problem {
     /// `FILE:LINE: [SECTION] WHAT (ADVICE)` on one line, as a log wants it; with `{:#}` the advice
-    /// is on a line of its own.
+    /// is on a line of its own. What was quoted from a file, an option's name for example, cannot
+    /// break the line or move a terminal's cursor: control characters are escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
-            write!(f, "{}:", file.display())?;
+            write!(f, "{}:", escaped(&file.to_string_lossy()))?;
             if let Some(line) = self.line {
                 write!(f, "{line}:")?;
             }
@@ -128,8 +129,9 @@ impl fmt::Display for Problem {
         if let Some(section) = &self.section {
             write!(f, "[{}] ", shortened(section))?;
         }
-        f.write_str(&self.what)?;
+        f.write_str(&escaped(&self.what))?;
         if let Some(help) = &self.help {
+            let help = escaped(help);
             if f.alternate() {
                 write!(f, "\n  help: {help}")?;
             } else {
@@ -140,19 +142,23 @@ impl fmt::Display for Problem {
     }
 }
 
-/// `text` on one line and of bounded length, for messages.
+/// `text` with its control characters escaped.
+fn escaped(text: &str) -> String {
+    text.chars().fold(String::new(), |mut shown, c| {
+        if c.is_control() {
+            shown.extend(c.escape_debug());
+        } else {
+            shown.push(c);
+        }
+        shown
+    })
+}
+
+/// `text` on one line and of bounded length, to be put between quotes in messages.
 pub(super) fn shortened(text: &str) -> String {
     const LONGEST: usize = 100;
-    let mut shown: String = text
-        .chars()
-        .take(LONGEST)
-        .flat_map(|c| {
-            let escape = c.is_control() || c == '"';
-            let escaped = escape.then(|| c.escape_debug());
-            let plain = (!escape).then_some(c);
-            escaped.into_iter().flatten().chain(plain)
-        })
-        .collect();
+    let beginning: String = text.chars().take(LONGEST).collect();
+    let mut shown = escaped(&beginning).replace('"', "\\\"");
     if text.chars().nth(LONGEST).is_some() {
         shown.push_str("...");
     }
@@ -185,6 +191,17 @@ mod tests {
         );
         let warning = Problem::warning("is empty").in_file(Path::new("/a"));
         assert_eq!(warning.to_string(), "/a: warning: is empty");
+    }
+
+    #[test]
+    fn a_name_from_the_file_does_not_break_the_line() {
+        let problem = Problem::error("user_data_file_\tca: expected letters")
+            .in_file(Path::new("/etc/a\nb.conf"))
+            .with_help(Some("not \r".to_owned()));
+        assert_eq!(
+            problem.to_string(),
+            "/etc/a\\nb.conf: user_data_file_\\tca: expected letters (not \\r)"
+        );
     }
 
     #[test]

@@ -590,7 +590,7 @@ impl<'a> Names<'a> {
                 .snapshot
                 .unfiled
                 .iter()
-                .any(|listed| listed.name == name.as_str())
+                .any(|listed| listed.machine_name().as_ref() == Some(name))
     }
 }
 

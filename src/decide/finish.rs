@@ -3,9 +3,7 @@
 use super::plan::{Bookkeeping, Finish};
 use super::terminate;
 use super::view::{Bucket, MachineView, View};
-use crate::model::{
-    CloudMachine, Ended, MachineName, MachineState, MachinetypeName, Seconds, Timestamp,
-};
+use crate::model::{CloudMachine, Ended, MachineState, MachinetypeName, Seconds, Timestamp};
 
 /// What has to be written down, machine by machine.
 pub(super) fn bookkeeping(view: &View<'_>) -> Vec<Bookkeeping> {
@@ -20,11 +18,11 @@ pub(super) fn bookkeeping(view: &View<'_>) -> Vec<Bookkeeping> {
 /// duplicate from the next scan on.
 fn adoptions(view: &View<'_>) -> Vec<Bookkeeping> {
     let mut unfiled = view.unfiled.clone();
-    unfiled.dedup_by(|later, kept| later.name == kept.name);
+    unfiled.dedup_by(|later, kept| later.machine_name() == kept.machine_name());
     unfiled
         .into_iter()
         .filter_map(|listed| {
-            let machine = MachineName::new(listed.name.as_str()).ok()?;
+            let machine = listed.machine_name()?;
             let machinetype = machinetype_of(listed)?;
             Some(Bookkeeping::Adopt {
                 machine,
@@ -42,7 +40,7 @@ pub(super) fn machinetype_of(listed: &CloudMachine) -> Option<MachinetypeName> {
         .as_ref()
         .and_then(|marks| marks.machinetype.as_deref())
         .and_then(|text| text.parse().ok())
-        .or_else(|| MachineName::new(listed.name.as_str()).ok()?.machinetype())
+        .or_else(|| listed.machine_name()?.machinetype())
 }
 
 fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Bookkeeping>) {

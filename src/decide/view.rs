@@ -67,8 +67,10 @@ impl<'a> View<'a> {
             .collect();
         machines.sort_by(|a, b| a.machine.files.name.cmp(&b.machine.files.name));
         let mut unfiled: Vec<_> = snapshot.unfiled.iter().collect();
-        unfiled
-            .sort_by_key(|listed| (&listed.name, listed.created.unwrap_or_default(), &listed.id));
+        unfiled.sort_by_cached_key(|listed| {
+            let created = listed.created.unwrap_or_default();
+            (listed.machine_name(), created, listed.id.clone())
+        });
         Self {
             config,
             snapshot,

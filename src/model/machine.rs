@@ -85,6 +85,16 @@ pub struct CloudMachine {
     pub marks: Option<Marks>,
 }
 
+impl CloudMachine {
+    /// Which machine this is by name, if it can be one of a factory's: the mark that its creator
+    /// left counts before the name that it has now, for anybody in the project can rename a VM.
+    pub fn machine_name(&self) -> Option<MachineName> {
+        let marked = self.marks.as_ref().and_then(|marks| marks.name.as_deref());
+        let marked = marked.and_then(|name| MachineName::new(name).ok());
+        marked.or_else(|| MachineName::new(self.name.as_str()).ok())
+    }
+}
+
 /// Who created a VM, by the metadata or tags on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marks {
@@ -95,6 +105,9 @@ pub struct Marks {
     /// The `machinetype` mark, as found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machinetype: Option<String>,
+    /// The `name` mark, as found: what its creator called it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// A flavor as the cloud describes it.

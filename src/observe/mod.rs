@@ -101,7 +101,7 @@ fn owner<'a>(
     if let Some(name) = by_id.get(&vm.id) {
         return Owner::Filed(name);
     }
-    let Ok(name) = MachineName::new(vm.name.as_str()) else {
+    let Some(name) = vm.machine_name() else {
         return Owner::Foreign;
     };
     let filed = memory.machines.get(&name);
@@ -202,22 +202,29 @@ mod tests {
     use crate::decide::testing;
     use crate::model::Marks;
 
-    /// How many VMs of one listing are filed, unfiled and foreign, when the directory says that
-    /// `manager` made the machine and the VM's marks say that `marked` did.
-    fn owners(manager: Option<&str>, marked: &str) -> (usize, usize, usize) {
-        let name = "vcycle-a-aaaaaaaaaa";
+    const NAME: &str = "vcycle-a-aaaaaaaaaa";
+
+    /// A VM whose marks say that `manager` made it as [`NAME`].
+    fn marked(manager: &str) -> CloudMachine {
+        let mut vm = testing::listed(NAME, MachineState::Running);
+        vm.marks = Some(Marks {
+            space: "example.org".to_owned(),
+            manager: manager.to_owned(),
+            machinetype: None,
+            name: Some(NAME.to_owned()),
+        });
+        vm
+    }
+
+    /// How many VMs of a listing of one are filed, unfiled and foreign, when the directory says
+    /// that `manager` made the machine.
+    fn owners(manager: Option<&str>, vm: CloudMachine) -> (usize, usize, usize) {
         let mut memory = Memory::default();
         if let Some(manager) = manager {
-            let mut files = testing::files(name, 1000);
+            let mut files = testing::files(NAME, 1000);
             files.manager = Some(FactoryName::new(manager).unwrap());
             memory.machines.insert(files.name.clone(), files);
         }
-        let mut vm = testing::listed(name, MachineState::Running);
-        vm.marks = Some(Marks {
-            space: "example.org".to_owned(),
-            manager: marked.to_owned(),
-            machinetype: None,
-        });
         let space = SpaceName::new("example.org").unwrap();
         let now_called = FactoryName::new("new.example.org").unwrap();
         let facts = CloudFacts::default();
@@ -228,16 +235,26 @@ mod tests {
 
     #[test]
     fn a_renamed_factory_knows_the_machine_whose_answer_it_lost() {
-        assert_eq!(
-            owners(Some("old.example.org"), "old.example.org"),
-            (1, 0, 0)
-        );
-        assert_eq!(
-            owners(Some("old.example.org"), "new.example.org"),
-            (1, 0, 0)
-        );
-        assert_eq!(owners(Some("old.example.org"), "other"), (0, 0, 1));
-        assert_eq!(owners(None, "new.example.org"), (0, 1, 0));
-        assert_eq!(owners(None, "old.example.org"), (0, 0, 1));
+        let (old, new) = ("old.example.org", "new.example.org");
+        assert_eq!(owners(Some(old), marked(old)), (1, 0, 0));
+        assert_eq!(owners(Some(old), marked(new)), (1, 0, 0));
+        assert_eq!(owners(Some(old), marked("other")), (0, 0, 1));
+        assert_eq!(owners(None, marked(new)), (0, 1, 0));
+        assert_eq!(owners(None, marked(old)), (0, 0, 1));
+    }
+
+    #[test]
+    fn a_vm_renamed_before_its_identifier_was_known_is_still_ours() {
+        let new = "new.example.org";
+        for name in ["my-vm", "vcycle-b-bbbbbbbbbb"] {
+            let mut vm = marked(new);
+            name.clone_into(&mut vm.name);
+            assert_eq!(owners(Some(new), vm.clone()), (1, 0, 0));
+            assert_eq!(owners(None, vm), (0, 1, 0));
+        }
+        // A mark that is no name says nothing.
+        let mut vm = marked(new);
+        vm.marks.as_mut().unwrap().name = Some("../x".to_owned());
+        assert_eq!(owners(Some(new), vm), (1, 0, 0));
     }
 }

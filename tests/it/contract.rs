@@ -182,6 +182,7 @@ pub async fn a_machine_lives_and_dies(cloud: &dyn Cloud, ground: &Ground) {
     assert_eq!(marks.space, "contract.example.org");
     assert_eq!(marks.manager, "factory.example.org");
     assert_eq!(marks.machinetype.as_deref(), Some("contract"));
+    assert_eq!(marks.name.as_deref(), Some(wanted.name.as_str()));
     if ground.zone.is_some() {
         assert_eq!(machine.zone, ground.zone);
     }

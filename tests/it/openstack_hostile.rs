@@ -132,7 +132,7 @@ async fn texts_of_a_listing_are_short_and_on_one_line() {
     let long = format!("{}\u{1b}\n{}", "é".repeat(90), "word ".repeat(100_000));
     let mut server = json!({"id": "a", "name": long, "status": long, "fault": {"message": long},
         "addresses": {"n": [{"addr": long}]}, "OS-EXT-STS:task_state": long,
-        "metadata": {"space": long, "manager": long, "machinetype": long}});
+        "metadata": {"space": long, "manager": long, "machinetype": long, "name": long}});
     server["OS-EXT-AZ:availability_zone"] = json!(long);
     let (_nova, cloud) =
         cloud_that_says(SERVERS, Reply::json(200, json!({"servers": [server]}))).await;
@@ -155,6 +155,7 @@ async fn texts_of_a_listing_are_short_and_on_one_line() {
         marks.space,
         marks.manager,
         marks.machinetype.unwrap(),
+        marks.name.unwrap(),
     ] {
         assert!(text.len() <= 255, "{text}");
     }

@@ -216,6 +216,7 @@ fn marks(metadata: wire::Metadata<'_>) -> Option<Marks> {
         space: bounded(metadata.space?),
         manager: bounded(metadata.manager?),
         machinetype: metadata.machinetype.map(bounded),
+        name: metadata.name.map(bounded),
     })
 }
 
@@ -385,7 +386,7 @@ mod tests {
     fn a_running_server_is_read_whole() {
         let machine = one(
             r#"{"id": "u", "name": "vcycle-a-0123456789", "status": "ACTIVE", "tenant_id": "t",
-            "metadata": {"space": "s", "manager": "m", "machinetype": "a", "x": "y"},
+            "metadata": {"space": "s", "manager": "m", "machinetype": "a", "name": "n", "x": "y"},
             "image": {"id": "i"}, "flavor": {"id": "f1", "links": []},
             "created": "2026-11-21T02:51:03Z", "updated": "2026-11-21T02:51:05Z",
             "addresses": {"net": [{"version": 4, "addr": "10.77.0.5"}]}, "key_name": "k",
@@ -401,7 +402,9 @@ mod tests {
         assert_eq!(machine.zone.as_deref(), Some("zone-a"));
         assert_eq!(machine.key.as_deref(), Some("k"));
         assert_eq!(machine.image.as_deref(), Some("i"));
-        assert_eq!(machine.marks.unwrap().machinetype.as_deref(), Some("a"));
+        let marks = machine.marks.unwrap();
+        assert_eq!(marks.machinetype.as_deref(), Some("a"));
+        assert_eq!(marks.name.as_deref(), Some("n"));
     }
 
     #[test]

@@ -168,6 +168,8 @@ pub(super) struct Metadata<'a> {
     pub manager: Option<Text<'a>>,
     #[serde(default, borrow)]
     pub machinetype: Option<Text<'a>>,
+    #[serde(default, borrow)]
+    pub name: Option<Text<'a>>,
 }
 
 /// Of `addresses` (network name to list of addresses), the first IPv4 address, else the first.

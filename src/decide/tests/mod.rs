@@ -215,6 +215,7 @@ pub(super) fn read(situation: &str) -> (SpaceConfig, SpaceSnapshot) {
                     space: "example.org".to_owned(),
                     manager: "factory.example.org".to_owned(),
                     machinetype: None,
+                    name: None,
                 });
                 of_the_cloud(&mut vm, &options);
                 snapshot.unfiled.push(vm);
