@@ -150,6 +150,7 @@ fn machine(number: usize) -> Machine {
             wall_limit: Some(Seconds::new(86_400)),
             fizzle: Some(Seconds::new(600)),
             accounting_fqan: None,
+            logged: None,
         },
         missed_scans: 0,
         first_running: None,
@@ -157,6 +158,7 @@ fn machine(number: usize) -> Machine {
         delete_tries: 0,
         heartbeat: Heartbeat::At(ago(100)),
         shutdown_message: None,
+        awaits_message: false,
     }
 }
 

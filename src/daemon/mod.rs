@@ -13,8 +13,10 @@
 //!    instead loses nothing either.
 
 mod https;
+mod joboutputs;
 mod leaks;
 mod pass;
+mod remote;
 mod space_task;
 mod status;
 mod unread;
@@ -31,6 +33,7 @@ use tracing::{error, info, warn};
 
 pub use leaks::{find_leftovers, listed};
 pub use pass::observe_once;
+pub use remote::last_answers;
 pub use status::{Board, ConfigStatus, SpaceStatus, Status};
 
 use crate::act::userdata::Templates;
@@ -44,6 +47,7 @@ use crate::server::ServerError;
 use crate::state::{Disk, Layout, StateError, Store};
 use crate::telemetry::Repeats;
 use https::{Hearing, HttpsServer};
+use joboutputs::Janitor;
 use unread::UnreadDirectories;
 
 /// How long work that is under way may take to end after a stop was asked for.
@@ -134,6 +138,8 @@ struct Tick {
 #[derive(Clone)]
 struct Common {
     store: Arc<Store>,
+    /// From the start of one cycle to the start of the next.
+    interval: Seconds,
     factory: FactoryName,
     clock: Clock,
     seeds: Seeds,
@@ -190,6 +196,7 @@ async fn begin(
     let mut driver = Driver {
         common: Common {
             store,
+            interval: settings.interval,
             factory: settings.factory.clone(),
             clock: settings.clock.clone(),
             seeds: settings.host.seeds.clone(),
@@ -202,6 +209,7 @@ async fn begin(
         server,
         machines,
         unread,
+        janitor: Janitor::default(),
         tasks: JoinSet::new(),
         running: BTreeMap::new(),
         lost: BTreeSet::new(),
@@ -285,6 +293,7 @@ struct Driver {
     /// Directories of spaces that have no task now.
     machines: BTreeMap<SpaceName, Vec<MachineFiles>>,
     unread: UnreadDirectories,
+    janitor: Janitor,
     tasks: JoinSet<(SpaceName, Vec<MachineFiles>)>,
     running: BTreeMap<SpaceName, Running>,
     /// Spaces whose task has panicked: what was known of them is read from the files again.
@@ -358,6 +367,8 @@ impl Driver {
             .await;
         next.hearing = self.server.hearing();
         self.hand_over_what_can_be_read().await;
+        let (store, repeats) = (&self.common.store, &mut self.repeats);
+        self.janitor.tend(store, &next.config, now, repeats);
         // Once: a second word in one tick could start a second pass right after the first, and
         // two scans in a row would say less than they are taken to say.
         for running in self.running.values() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, debug, error, info};
 
+use super::joboutputs::Keeper;
 use super::leaks::LeakMemory;
 use super::pass::{Pass, PassError};
 use super::status::SpaceStatus;
@@ -15,6 +16,7 @@ use crate::config::{Api, SpaceConfig};
 use crate::model::{MachineFiles, SpaceName};
 use crate::observe::Memory;
 use crate::record::Totals;
+use crate::remote::Remotes;
 use crate::rng::Seed;
 use crate::telemetry::Repeats;
 
@@ -49,6 +51,8 @@ pub(super) async fn run(
         repeats: Repeats::default(),
         totals: Totals::default(),
         leaks: LeakMemory::default(),
+        keeper: Keeper::default(),
+        remotes: Remotes::default(),
         status: SpaceStatus::default(),
     };
     loop {
@@ -82,6 +86,8 @@ struct SpaceTask {
     repeats: Repeats,
     totals: Totals,
     leaks: LeakMemory,
+    keeper: Keeper,
+    remotes: Remotes,
     status: SpaceStatus,
 }
 
@@ -153,6 +159,7 @@ impl SpaceTask {
     ) -> Result<crate::decide::Report, PassError> {
         self.memory.recall(&self.common.store, &config)?;
         let cloud = self.connect(tick, &config).await?;
+        self.remotes.trust(&tick.config.server.ca_path);
         let pass = Pass {
             common: &self.common,
             config,
@@ -163,6 +170,8 @@ impl SpaceTask {
             repeats: &mut self.repeats,
             totals: &mut self.totals,
             leaks: &mut self.leaks,
+            keeper: &mut self.keeper,
+            remotes: &mut self.remotes,
         };
         pass.run(seed).await
     }

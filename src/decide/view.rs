@@ -2,7 +2,8 @@
 
 use crate::config::{MachinetypeConfig, SpaceConfig};
 use crate::model::{
-    CloudMachine, Machine, MachineState, Processors, Seconds, SpaceSnapshot, Timestamp,
+    CloudMachine, Machine, MachineState, Processors, RemoteServer, Seconds, SpaceSnapshot,
+    Timestamp,
 };
 
 /// How long a machine that was asked for without an answer may stay unlisted (SPEC 7 step 3).
@@ -79,6 +80,13 @@ impl<'a> View<'a> {
             unfiled,
             suspect: missing,
         }
+    }
+
+    /// The server that machines of this kind write to in place of ours, if they do.
+    pub fn remote(&self, configured: &MachinetypeConfig) -> Option<RemoteServer> {
+        configured.remote_joboutputs_url.as_ref()?;
+        let known = self.snapshot.remotes.get(&configured.name);
+        Some(known.copied().unwrap_or_default())
     }
 
     /// The last time that a machine is known to have run: for the time of its end (SPEC 5).

@@ -67,6 +67,7 @@ pub fn join(
                 delete_tries: volatile.map_or(0, |known| known.delete_tries),
                 heartbeat: Heartbeat::Unknown,
                 shutdown_message: None,
+                awaits_message: false,
                 listed,
                 files: files.clone(),
             };

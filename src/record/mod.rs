@@ -11,8 +11,10 @@
 //!
 //! Memory follows each file after it has been written, never before.
 
+mod joboutputs;
 mod leaks;
 
+pub use joboutputs::KeepOutcome;
 pub use leaks::{KindStatus, LeakStatus};
 
 use std::collections::BTreeSet;
@@ -173,8 +175,17 @@ impl Recorder<'_> {
                 info!(%machine, "told to be down by {}", at.to_rfc3339());
                 Ok(())
             }
+            Bookkeeping::Stop { machine, at } => {
+                self.store.set_time(machine, TimeFile::Stopped, *at)?;
+                self.files(machine, |files| files.stopped = Some(*at));
+                info!(%machine, "ended; waiting for what it said on the remote server");
+                Ok(())
+            }
             Bookkeeping::Finish(finish) => self.finish(finish, now),
+            // Done beside the passes, because files can be large.
+            Bookkeeping::KeepJoboutputs { .. } => Ok(()),
             Bookkeeping::Forget { machine } => {
+                self.tell_what_is_lost(machine);
                 self.store.remove_machine(machine)?;
                 self.memory.forget(machine);
                 self.repeats.is_over(&about_deleting(machine));
@@ -461,12 +472,14 @@ pub fn hold_back(plan: &mut Plan, unread: &[Unread]) {
     let unread: BTreeSet<_> = unread.iter().map(|unread| &unread.machine).collect();
     plan.bookkeeping.retain(|action| match action {
         Bookkeeping::Finish(finish) => !unread.contains(&finish.machine),
+        Bookkeeping::KeepJoboutputs { machine, .. } => !unread.contains(machine),
         Bookkeeping::Adopt { .. }
         | Bookkeeping::Identify { .. }
         | Bookkeeping::Start { .. }
         | Bookkeeping::Miss { .. }
         | Bookkeeping::Return { .. }
         | Bookkeeping::Shutdowntime { .. }
+        | Bookkeeping::Stop { .. }
         | Bookkeeping::Forget { .. } => true,
     });
 }

@@ -226,6 +226,27 @@ impl Disk {
         fs::hard_link(from, to)
     }
 
+    /// Syncs the content of a file that is there.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.will(Effect::SyncFile(path))?;
+        File::open(path)?.sync_all()
+    }
+
+    /// Removes a directory that has nothing in it.
+    ///
+    /// # Errors
+    /// What the file system says; `DirectoryNotEmpty` when there is something.
+    pub fn remove_empty_dir(&self, path: &Path) -> io::Result<()> {
+        if fs::read_dir(path)?.next().is_some() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        self.will(Effect::RemoveTree(path))?;
+        fs::remove_dir(path)
+    }
+
     /// Syncs the entries of a directory.
     ///
     /// # Errors

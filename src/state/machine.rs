@@ -315,6 +315,19 @@ impl Store {
         written.context("write", &path)
     }
 
+    /// Puts `text`, which the VM left on a remote server, in the place of the shutdown message. It
+    /// takes the place of a reason of ours: what the VM said comes first.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn take_shutdown_message(&self, name: &MachineName, text: &str) -> Result<(), StateError> {
+        let path = self
+            .layout
+            .published(name, Published::Joboutputs)
+            .join(SHUTDOWN_MESSAGE);
+        self.write(&path, text.as_bytes(), disk::PUBLIC)
+    }
+
     /// Removes a machine's directory.
     ///
     /// # Errors
@@ -406,6 +419,7 @@ fn load_directory(disk: &Disk, dir: &Path, name: MachineName) -> Result<MachineF
         wall_limit: read_value(disk, &job.join("wall_limit_secs"), "seconds")?.map(Seconds::new),
         fizzle: read_value(disk, &dir.join("fizzle_seconds"), "seconds")?.map(Seconds::new),
         accounting_fqan: read_small(disk, &dir.join("accounting_fqan"))?,
+        logged: time(TimeFile::Logged)?,
         name,
     })
 }

@@ -47,6 +47,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    (
+        "remote",
+        &["blocking", "clock", "cloud", "config", "model", "state"],
+    ),
     ("server", &["blocking", "clock", "config", "model", "state"]),
 ];
 

@@ -7,6 +7,7 @@ use vcycle::model::{MachineFiles, MachinetypeName, SpaceName};
 use vcycle::state::{Published, SHUTDOWN_MESSAGE};
 
 use crate::cloud::{Cloud, Maker, Server};
+use crate::copies::copies_are_whole;
 use crate::ledger::Ledger;
 use crate::plan::Space;
 use crate::world::World;
@@ -355,6 +356,11 @@ impl World {
                 archived.len() - seen,
                 archived.len()
             ));
+        }
+        if at == 0 {
+            let configuration = &factory.configuration;
+            let (store, disk) = (factory.store(), &factory.disk);
+            copies_are_whole(&store, disk, configuration, &directories, self.now())?;
         }
         self.messages_are_kept(at, &directories)
     }

@@ -37,6 +37,7 @@ mod creating;
 mod destroying;
 mod leaks;
 mod properties;
+mod remote;
 mod worlds;
 
 /// The moment at which all tables are decided.
@@ -169,6 +170,8 @@ fn bookkeeping_line(action: &Bookkeeping) -> String {
             }
             line
         }
+        Bookkeeping::Stop { machine, at } => format!("stop {} {}", short(machine), offset(*at)),
+        Bookkeeping::KeepJoboutputs { machine, .. } => format!("keep {}", short(machine)),
         Bookkeeping::Forget { machine } => format!("forget {}", short(machine)),
     }
 }

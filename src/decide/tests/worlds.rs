@@ -254,6 +254,7 @@ fn machine() -> impl Strategy<Value = Machine> {
             delete_tries: delete.1,
             heartbeat,
             shutdown_message,
+            awaits_message: false,
         }
     })
 }
@@ -394,6 +395,12 @@ fn write_down(snapshot: &mut SpaceSnapshot, action: &Bookkeeping) {
                 history.failures += 1;
                 history.last_failure = Some(NOW);
             }
+        }
+        Bookkeeping::Stop { machine, at } => {
+            find(snapshot, machine.as_str()).files.stopped = Some(*at);
+        }
+        Bookkeeping::KeepJoboutputs { machine, .. } => {
+            find(snapshot, machine.as_str()).files.logged = Some(NOW);
         }
         Bookkeeping::Forget { machine } => {
             let machines = &mut snapshot.machines;
