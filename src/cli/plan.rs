@@ -17,9 +17,10 @@ use crate::decide::leaks::{self, LeakCount, Sightings};
 use crate::decide::{self, Bookkeeping, Plan};
 use crate::model::{LeftoverKind, SpaceName, SpaceSnapshot, Timestamp};
 use crate::observe::{Memory, Situation};
+use crate::pipes;
 use crate::rng::Seed;
-use crate::state::Store;
 use crate::state::disk::{self, Disk};
+use crate::state::{Layout, Store};
 
 /// One space's plan, as `--json` prints it.
 #[derive(Serialize)]
@@ -75,7 +76,8 @@ fn replay(settings: &Settings, options: &PlanOptions, file: &Path) -> Result<(),
 }
 
 async fn look(settings: &Settings, options: &PlanOptions) -> Result<(), Failure> {
-    let loaded = config::load(&settings.sources, &settings.config_context());
+    let pipes = pipes::read_known(&Layout::new(&settings.state_dir));
+    let loaded = config::load_with(&settings.sources, &settings.config_context(), &pipes);
     let Some(config) = &loaded.config else {
         for problem in &loaded.problems {
             eprintln!("{problem:#}");

@@ -145,6 +145,11 @@ impl Layout {
         self.machinetype(space, machinetype).join("last_abort_time")
     }
 
+    /// What vacuum pipes said when they were last fetched.
+    pub fn pipes(&self) -> PathBuf {
+        self.root.join("pipes")
+    }
+
     /// All accounting records, by day.
     pub fn apel_archive(&self) -> PathBuf {
         self.root.join("apel-archive")

@@ -12,6 +12,7 @@
 pub mod disk;
 pub mod layout;
 mod machine;
+pub mod pipes;
 
 use std::fs::{self, File};
 use std::io;
