@@ -368,7 +368,11 @@ fn is_plain_url(text: &str) -> bool {
         part == ".." || part.contains(['/', '\\'])
     };
     let path = text.split(['?', '#']).next().unwrap_or_default();
-    value::http_url(text).is_ok() && !path.split(['/', '\\']).any(goes_up)
+    // The parser takes more than that for such a URL, "https:x" for example.
+    let begins = ["https://", "http://"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme));
+    begins && value::http_url(text).is_ok() && !path.split(['/', '\\']).any(goes_up)
 }
 
 #[cfg(test)]
@@ -473,6 +477,7 @@ mod tests {
             ("user_data", "https://x.org/a/..%2fb"),
             ("user_data", "https://x.org/a\\..\\b"),
             ("user_data", "https://x.org/.."),
+            ("user_data", "https:{//x.org/a"),
             ("user_data", "a\\b"),
             ("root_image", "image:../x"),
             ("root_image", "/images/x"),
