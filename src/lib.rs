@@ -3,7 +3,7 @@
 //! One pass over one space goes one way:
 //!
 //! ```text
-//!            files                cloud + directories
+//!     files + vacuum pipes        cloud + directories
 //!              |                          |
 //!           config  ------------------> observe
 //!              |                          |   SpaceSnapshot
@@ -37,6 +37,7 @@
 //! | [`act`] | carries out deletes, creates and removals | cloud, state, decide's plan |
 //! | [`account`] | APEL records and where they go | config, model, state |
 //! | [`record`] | writes down what was found out and done | state, account, observe's memory |
+//! | [`pipes`] | fetches vacuum pipes beside all passes, and keeps what they said | config, cloud::http, state |
 //! | [`server`] | HTTPS for the machines: features out, heartbeats and messages in | state, model |
 //! | [`daemon`] | the driver and the tasks of the spaces | all of these |
 //! | [`cli`] | the command line | daemon |
@@ -66,6 +67,7 @@ pub mod daemon;
 pub mod decide;
 pub mod model;
 pub mod observe;
+pub mod pipes;
 pub mod record;
 pub mod remote;
 pub mod rng;

@@ -75,6 +75,9 @@ pub struct CheckOptions {
     /// Print it as JSON with file and line of each value, secrets hidden.
     #[arg(long)]
     json: bool,
+    /// Fetch the vacuum pipes, in place of what the daemon has kept of them.
+    #[arg(long)]
+    pub fetch: bool,
 }
 
 impl CheckOptions {

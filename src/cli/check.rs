@@ -1,9 +1,15 @@
 //! `vcycled check`: says everything that is wrong with the configuration, and can print what the
-//! files come to. Changes nothing and connects to nothing. What it prints holds no secret.
+//! files come to. Changes nothing and connects to nothing, unless it is asked to fetch the vacuum
+//! pipes. What it prints holds no secret.
 
 use std::io::{self, Write};
 
-use crate::config::{Config, Context, Problem, Sources, load};
+use crate::clock::Clock;
+use crate::cloud::Outside;
+use crate::cloud::http::shown;
+use crate::config::{Config, Context, Pipes, Problem, Sources, load_with};
+use crate::pipes;
+use crate::state::Layout;
 
 /// What to print besides the problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +22,66 @@ pub enum CheckFormat {
     Json,
 }
 
-/// Checks the configuration. What was asked for goes to `out`, the problems go to `err`. Says
-/// whether the configuration can be used; one that cannot is printed as far as it could be read.
+/// What is known of vacuum pipes, and how that came.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// What is known.
+    pub pipes: Pipes,
+    /// Whether they were fetched just now; else it is what the daemon has kept.
+    pub fetched: bool,
+    /// What went wrong with fetching them.
+    pub problems: Vec<String>,
+}
+
+impl Told {
+    /// What the daemon has kept in the state directory.
+    pub fn kept(context: &Context) -> Self {
+        Self {
+            pipes: pipes::read_known(&Layout::new(&context.state_dir)),
+            ..Self::default()
+        }
+    }
+
+    /// What the pipes of the configuration say now; of those that cannot be fetched, what the
+    /// daemon has kept. Nothing is fetched for a configuration that cannot be used.
+    pub async fn fetched(sources: &Sources, context: &Context, clock: Clock) -> Self {
+        let mut told = Self::kept(context);
+        if let Some(config) = load_with(sources, context, &told.pipes).config {
+            let outside = Outside::real(&config.server.ca_path, clock);
+            told.problems = pipes::fetch_now(&config.pipes, &outside, &mut told.pipes).await;
+            told.fetched = true;
+        }
+        told
+    }
+
+    /// A line for each pipe of the configuration.
+    fn lines(&self, config: &Config) -> Vec<String> {
+        let pipes = config.pipes.iter();
+        let line = |url| {
+            let place = format!("vcycled: vacuum pipe {}", shown(url));
+            let how = if self.fetched {
+                ""
+            } else {
+                "; not fetched now, as --fetch would"
+            };
+            let Some(known) = self.pipes.get(url) else {
+                return format!("{place}: nothing is known of it{how}");
+            };
+            let told = counted(known.pipe.entries.len(), "machinetype");
+            let others = match known.pipe.other_models {
+                0 => String::new(),
+                others => format!(" ({others} more of a machine_model that is not for clouds)"),
+            };
+            let when = known.fetched.to_rfc3339();
+            format!("{place}: {told}{others}, as fetched at {when}{how}")
+        };
+        pipes.map(line).collect()
+    }
+}
+
+/// Checks the configuration with what the daemon has kept of vacuum pipes. What was asked for goes
+/// to `out`, the problems go to `err`. Says whether the configuration can be used; one that cannot is
+/// printed as far as it could be read.
 ///
 /// # Errors
 /// When `out` or `err` cannot be written to.
@@ -28,9 +92,33 @@ pub fn run(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<bool> {
-    let loaded = load(sources, context);
+    run_with(sources, context, &Told::kept(context), format, out, err)
+}
+
+/// Checks the configuration with what is `told` of vacuum pipes, else as [`run`].
+///
+/// # Errors
+/// When `out` or `err` cannot be written to.
+pub fn run_with(
+    sources: &Sources,
+    context: &Context,
+    told: &Told,
+    format: CheckFormat,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<bool> {
+    let loaded = load_with(sources, context, &told.pipes);
     for problem in &loaded.problems {
         writeln!(err, "{problem:#}")?;
+    }
+    for problem in &told.problems {
+        writeln!(err, "vcycled: vacuum pipe {problem}")?;
+    }
+    for line in loaded.config.iter().flat_map(|config| told.lines(config)) {
+        match format {
+            CheckFormat::Problems => writeln!(out, "{line}")?,
+            CheckFormat::Ini | CheckFormat::Json => writeln!(err, "{line}")?,
+        }
     }
     let verdict = verdict(loaded.config.as_ref(), &loaded.problems);
     match format {

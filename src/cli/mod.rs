@@ -16,7 +16,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Arguments, Command};
+use args::{Arguments, CheckOptions, Command};
+use check::Told;
 use exit::{Exit, Failure};
 
 use crate::clock::Clock;
@@ -57,23 +58,27 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     let settings = settings(&arguments)?;
     match arguments.command.unwrap_or(Command::Run) {
         Command::Run => run::run(settings),
-        Command::Check(options) => {
-            let usable = check::run(
-                &settings.sources,
-                &settings.config_context(),
-                options.format(),
-                &mut io::stdout().lock(),
-                &mut io::stderr().lock(),
-            )
-            .map_err(|error| Failure::new(Exit::Io, format!("cannot write: {error}")))?;
-            if usable {
-                Ok(())
-            } else {
-                Err(Failure::silent(Exit::Config))
-            }
-        }
+        Command::Check(options) => run_check(&settings, &options),
         Command::Plan(options) => plan::run(&settings, &options),
         Command::Demo(options) => run::demo(options),
+    }
+}
+
+fn run_check(settings: &Settings, options: &CheckOptions) -> Result<(), Failure> {
+    let (sources, context) = (&settings.sources, settings.config_context());
+    let told = if options.fetch {
+        run::look_around(Told::fetched(sources, &context, settings.clock.clone()))?
+    } else {
+        Told::kept(&context)
+    };
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    let format = options.format();
+    let usable = check::run_with(sources, &context, &told, format, &mut out, &mut err)
+        .map_err(|error| Failure::new(Exit::Io, format!("cannot write: {error}")))?;
+    match (usable, told.problems.is_empty()) {
+        (true, true) => Ok(()),
+        (true, false) => Err(Failure::silent(Exit::Unavailable)),
+        (false, _) => Err(Failure::silent(Exit::Config)),
     }
 }
 

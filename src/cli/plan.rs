@@ -18,10 +18,11 @@ use crate::decide::leaks::{self, LeakCount, Sightings};
 use crate::decide::{self, Bookkeeping, Plan};
 use crate::model::{LeftoverKind, SpaceName, SpaceSnapshot, Timestamp};
 use crate::observe::{Memory, Situation};
+use crate::pipes;
 use crate::remote::{Asking, Remotes};
 use crate::rng::Seed;
-use crate::state::Store;
 use crate::state::disk::{self, Disk};
+use crate::state::{Layout, Store};
 
 /// How long a plan waits for the servers that machines write to in place of ours.
 const REMOTE_PATIENCE: Duration = Duration::from_secs(15);
@@ -80,7 +81,8 @@ fn replay(settings: &Settings, options: &PlanOptions, file: &Path) -> Result<(),
 }
 
 async fn look(settings: &Settings, options: &PlanOptions) -> Result<(), Failure> {
-    let loaded = config::load(&settings.sources, &settings.config_context());
+    let pipes = pipes::read_known(&Layout::new(&settings.state_dir));
+    let loaded = config::load_with(&settings.sources, &settings.config_context(), &pipes);
     let Some(config) = &loaded.config else {
         for problem in &loaded.problems {
             eprintln!("{problem:#}");

@@ -48,6 +48,11 @@ pub fn demo(options: DemoOptions) -> Result<(), Failure> {
     to_its_end(runtime()?, super::demo::run(options, in_place, &mut out))
 }
 
+/// Does `work` that only looks, for a command that ends with it.
+pub fn look_around<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    Ok(to_its_end(runtime()?, work))
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -75,7 +75,7 @@ fn sections_of(ini: &Ini, file: &Arc<Path>) -> Vec<FileSection> {
     let place = |text: &str| {
         let (line, name) = text.split_once(' ').unwrap_or((text, ""));
         let name = name.strip_suffix(END).unwrap_or(name);
-        let origin = Origin {
+        let origin = Origin::Line {
             file: Arc::clone(file),
             line: line.parse().unwrap_or(0),
         };
@@ -182,7 +182,7 @@ impl LinePass {
     }
 
     fn problems(&self, file: &Arc<Path>) -> Vec<Problem> {
-        let at = |line| Origin {
+        let at = |line| Origin::Line {
             file: Arc::clone(file),
             line,
         };
@@ -294,7 +294,7 @@ mod tests {
         sections[0]
             .options
             .iter()
-            .map(|(name, value, origin)| (name.clone(), value.clone(), origin.line))
+            .map(|(name, value, origin)| (name.clone(), value.clone(), origin.line().unwrap()))
             .collect()
     }
 
@@ -372,7 +372,7 @@ mod tests {
         assert_eq!(problems, []);
         let names: Vec<_> = sections
             .iter()
-            .map(|section| (section.name.as_str(), section.origin.line))
+            .map(|section| (section.name.as_str(), section.origin.line().unwrap()))
             .collect();
         assert_eq!(names, [("space example.org", 1), ("a b", 3), ("a b", 4)]);
     }

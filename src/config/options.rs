@@ -264,8 +264,10 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(Machinetype, "heartbeat_file", "file name", Off, "file that a living VM writes"),
     option(Machinetype, "heartbeat_seconds", "number", Text("0"), "how often it writes it"),
     option(Machinetype, "x509dn", "DN", Off, "who may write for the VM").aliases(&["https_x509dn"]),
-    option(Machinetype, "log_joboutputs", "boolean", Text("False"), "keep what VMs wrote"),
-    option(Machinetype, "joboutputs_days", "decimal", Text("3"), "how long it is kept"),
+    option(Machinetype, "log_joboutputs", "boolean", Text("False"), "keep what VMs wrote")
+        .deprecated(&["log_machineoutputs"]),
+    option(Machinetype, "joboutputs_days", "decimal", Text("3"), "how long it is kept")
+        .deprecated(&["machineoutputs_days"]),
     option(Machinetype, "remote_joboutputs_url", "URL", Off, "where VMs write instead").url(),
     option(Machinetype, "remote_joboutputs_cert", "file", Off, "certificate to read that with"),
     option(Machinetype, "remote_joboutputs_key", "file", Off, "its key"),

@@ -6,18 +6,41 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-/// Where something stands in a file.
+/// Where something stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Origin {
-    /// The file.
-    pub file: Arc<Path>,
-    /// The line, counted from 1.
-    pub line: usize,
+pub enum Origin {
+    /// In a file.
+    Line {
+        /// The file.
+        file: Arc<Path>,
+        /// The line, counted from 1.
+        line: usize,
+    },
+    /// In what a vacuum pipe says.
+    Entry {
+        /// Its URL, without what may be secret in it.
+        pipe: Arc<str>,
+        /// The machinetype in it, counted from 1.
+        entry: usize,
+    },
+}
+
+impl Origin {
+    /// The line, if it stands in a file.
+    pub const fn line(&self) -> Option<usize> {
+        match self {
+            Self::Line { line, .. } => Some(*line),
+            Self::Entry { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.line)
+        match self {
+            Self::Line { file, line } => write!(f, "{}:{line}", file.display()),
+            Self::Entry { pipe, entry } => write!(f, "{pipe} entry {entry}"),
+        }
     }
 }
 
@@ -36,10 +59,17 @@ pub enum Severity {
 pub struct Problem {
     /// Error or warning.
     pub severity: Severity,
-    /// The file; `None` for a configuration that came from a snapshot.
+    /// The file; `None` for a configuration that came from a snapshot, and for what a vacuum pipe
+    /// says.
     pub file: Option<PathBuf>,
     /// The line, counted from 1; `None` when the file as a whole is meant.
     pub line: Option<usize>,
+    /// The URL of the vacuum pipe that says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pipe: Option<String>,
+    /// The machinetype in it, counted from 1; `None` when the pipe as a whole is meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entry: Option<usize>,
     /// The section, without its brackets.
     pub section: Option<String>,
     /// The option, as the table of options calls it.
@@ -57,6 +87,8 @@ impl Problem {
             severity: Severity::Error,
             file: None,
             line: None,
+            pipe: None,
+            entry: None,
             section: None,
             option: None,
             what: what.into(),
@@ -80,10 +112,23 @@ impl Problem {
 
     /// The same problem at this place, if it is known.
     pub(super) fn at(mut self, origin: Option<&Origin>) -> Self {
-        if let Some(origin) = origin {
-            self.file = Some(origin.file.to_path_buf());
-            self.line = Some(origin.line);
+        match origin {
+            Some(Origin::Line { file, line }) => {
+                self.file = Some(file.to_path_buf());
+                self.line = Some(*line);
+            }
+            Some(Origin::Entry { pipe, entry }) => {
+                self.pipe = Some(pipe.to_string());
+                self.entry = Some(*entry);
+            }
+            None => {}
         }
+        self
+    }
+
+    /// The same problem in what this vacuum pipe says as a whole.
+    pub(super) fn in_pipe(mut self, pipe: &str) -> Self {
+        self.pipe = Some(pipe.to_owned());
         self
     }
 
@@ -112,7 +157,8 @@ impl Problem {
 }
 
 impl fmt::Display for Problem {
-    /// `FILE:LINE: [SECTION] WHAT (ADVICE)` on one line, as a log wants it; with `{:#}` the advice
+    /// `FILE:LINE: [SECTION] WHAT (ADVICE)` on one line, as a log wants it, or `URL entry N:` in the
+    /// place of file and line; with `{:#}` the advice
     /// is on a line of its own. What was quoted from a file, an option's name for example, cannot
     /// break the line or move a terminal's cursor: control characters are escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,6 +168,13 @@ impl fmt::Display for Problem {
                 write!(f, "{line}:")?;
             }
             f.write_str(" ")?;
+        }
+        if let Some(pipe) = &self.pipe {
+            f.write_str(&escaped(pipe))?;
+            if let Some(entry) = self.entry {
+                write!(f, " entry {entry}")?;
+            }
+            f.write_str(": ")?;
         }
         if self.severity == Severity::Warning {
             f.write_str("warning: ")?;
@@ -171,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_problem_reads_like_a_compiler_message() {
-        let origin = Origin {
+        let origin = Origin::Line {
             file: Path::new("/etc/vcycle.d/20-atlas.conf").into(),
             line: 14,
         };
@@ -188,6 +241,14 @@ mod tests {
             problem.to_string(),
             "/etc/vcycle.d/20-atlas.conf:14: [machinetype example.org atlas] \
              max_wallclock_seconds = \"24h\": expected whole seconds (write 86400)"
+        );
+        let origin = Origin::Entry {
+            pipe: "https://x/p.json".into(),
+            entry: 2,
+        };
+        assert_eq!(
+            Problem::warning("is bad").at(Some(&origin)).to_string(),
+            "https://x/p.json entry 2: warning: is bad"
         );
         let warning = Problem::warning("is empty").in_file(Path::new("/a"));
         assert_eq!(warning.to_string(), "/a: warning: is empty");

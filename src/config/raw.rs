@@ -1,14 +1,13 @@
 //! The merged configuration before anything is made of it: sections, options, and where each value
 //! came from. Can be written as INI or JSON with its secrets hidden, and read back from JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 
 use ini::{EscapePolicy, Ini, LineSeparator, Properties, WriteOption};
 use serde_json::{Map, Value, json};
 
-use crate::model::SpaceName;
+use crate::model::{MachinetypeName, SpaceName};
 
 use super::ini::{FileSection, section_name};
 use super::options::{self, SectionKind};
@@ -28,6 +27,26 @@ pub struct Raw {
     pub(super) sections: BTreeMap<String, RawSection>,
     /// `[DEFAULT]`.
     pub(super) defaults: RawSection,
+    /// The machinetypes that vacuum pipes make, by the header that stands for each: complete, with
+    /// what `sections` has for them put in.
+    pub(super) piped: BTreeMap<String, Piped>,
+    /// The headers of the vacuum pipes of which something is known.
+    pub(super) told_pipes: BTreeSet<String>,
+}
+
+/// A machinetype that a vacuum pipe makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Piped {
+    /// Which one.
+    pub space: SpaceName,
+    /// Which one.
+    pub name: MachinetypeName,
+    /// The prefix of the pipe's section, under which its files are.
+    pub prefix: MachinetypeName,
+    /// Where the pipe says it.
+    pub origin: Origin,
+    /// All its options.
+    pub section: RawSection,
 }
 
 /// One section.
@@ -120,12 +139,29 @@ impl Raw {
                 .map(|(name, section)| (name.clone(), section.clone()))
                 .collect(),
             defaults: self.defaults.clone(),
+            piped: self
+                .piped
+                .iter()
+                .filter(|(_, piped)| piped.space == *space)
+                .map(|(name, piped)| (name.clone(), piped.clone()))
+                .collect(),
+            told_pipes: self.told_pipes.clone(),
         }
     }
 
-    /// The headers of all sections but `[DEFAULT]`.
+    /// The headers of all sections of the files but `[DEFAULT]`.
     pub fn sections(&self) -> impl Iterator<Item = &str> {
         self.sections.keys().map(String::as_str)
+    }
+
+    /// All sections, with what vacuum pipes say in them.
+    fn with_pipes(&self) -> BTreeMap<&String, &RawSection> {
+        let own = self.sections.iter();
+        let piped = self
+            .piped
+            .iter()
+            .map(|(name, piped)| (name, &piped.section));
+        own.chain(piped).collect()
     }
 
     /// The options that count in a section, those of `[DEFAULT]` included, as they stand in the
@@ -193,7 +229,7 @@ impl Raw {
     /// Every section with every option that counts in it, each as an object with `value`, `file`
     /// and `line`, and `"default": true` where it comes from `[DEFAULT]`. Secrets are hidden.
     pub fn to_json(&self) -> Value {
-        let sections = self.sections.iter().map(|(name, section)| {
+        let sections = self.with_pipes().into_iter().map(|(name, section)| {
             let kind = SectionKind::of_header(name);
             let options: Map<String, Value> = self
                 .counting(Some(section))
@@ -214,7 +250,7 @@ impl Raw {
         if !self.defaults.options.is_empty() {
             add_to_ini(&mut ini, "DEFAULT", &self.defaults);
         }
-        let mut names: Vec<_> = self.sections.iter().collect();
+        let mut names: Vec<_> = self.with_pipes().into_iter().collect();
         names.sort_by_key(|(name, _)| print_order(name));
         for (name, section) in names {
             add_to_ini(&mut ini, name, section);
@@ -254,10 +290,21 @@ fn value_from_json(json: &Value) -> Result<RawValue, &'static str> {
 }
 
 fn origin_from_json(object: &Map<String, Value>) -> Option<Origin> {
-    let file: Arc<Path> = Path::new(object.get("file")?.as_str()?).into();
-    let line = object.get("line").and_then(Value::as_u64).unwrap_or(0);
-    let line = usize::try_from(line).unwrap_or(0);
-    Some(Origin { file, line })
+    let number = |name: &str| {
+        let number = object.get(name).and_then(Value::as_u64).unwrap_or(0);
+        usize::try_from(number).unwrap_or(0)
+    };
+    let text = |name: &str| object.get(name).and_then(Value::as_str);
+    if let Some(pipe) = text("pipe") {
+        return Some(Origin::Entry {
+            pipe: pipe.into(),
+            entry: number("entry"),
+        });
+    }
+    Some(Origin::Line {
+        file: Path::new(text("file")?).into(),
+        line: number("line"),
+    })
 }
 
 fn value_to_json(
@@ -269,9 +316,16 @@ fn value_to_json(
     let mut object = Map::new();
     let text = options::shown_value(kind, option, &value.text);
     object.insert("value".to_owned(), json!(text));
-    if let Some(origin) = &value.origin {
-        object.insert("file".to_owned(), json!(origin.file.to_string_lossy()));
-        object.insert("line".to_owned(), json!(origin.line));
+    match &value.origin {
+        Some(Origin::Line { file, line }) => {
+            object.insert("file".to_owned(), json!(file.to_string_lossy()));
+            object.insert("line".to_owned(), json!(line));
+        }
+        Some(Origin::Entry { pipe, entry }) => {
+            object.insert("pipe".to_owned(), json!(pipe));
+            object.insert("entry".to_owned(), json!(entry));
+        }
+        None => {}
     }
     if inherited {
         object.insert("default".to_owned(), json!(true));

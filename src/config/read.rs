@@ -44,6 +44,11 @@ impl Findings {
         });
     }
 
+    /// Whether one of the problems is an error.
+    pub fn has_errors(&self) -> bool {
+        self.problems.borrow().iter().any(Problem::is_error)
+    }
+
     pub fn into_parts(self) -> (Vec<Problem>, Vec<Later>) {
         (self.problems.into_inner(), self.later.into_inner())
     }

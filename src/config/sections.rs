@@ -6,7 +6,7 @@ use crate::model::{MachinetypeName, SpaceName};
 
 use super::options::{self, ApiName, OptionSpec, SectionKind};
 use super::problem::{Problem, shortened};
-use super::raw::{Raw, RawSection};
+use super::raw::{Piped, Raw, RawSection};
 use super::read::{Findings, Reader, unknown_option};
 use super::space::SpaceHead;
 use super::value::{Bad, Parsed};
@@ -49,11 +49,15 @@ pub(super) fn read(raw: &Raw, context: &Context, findings: &Findings) -> Option<
         .iter()
         .map(|(name, section)| (name, assembly.space(name, *section)))
         .collect();
-    for (key, section) in &sorted.pipes {
-        assembly.pipe(key, *section, &heads);
-    }
+    let pipes = sorted.pipes.iter();
+    let pipes = pipes
+        .filter_map(|(key, section)| assembly.pipe(key, *section, &heads))
+        .collect();
     for (key, section) in &sorted.machinetypes {
         assembly.machinetype(key, *section, &mut heads);
+    }
+    for (header, piped) in &raw.piped {
+        assembly.piped(header, piped, &mut heads);
     }
     let spaces: BTreeMap<SpaceName, SpaceConfig> = heads
         .into_iter()
@@ -63,7 +67,11 @@ pub(super) fn read(raw: &Raw, context: &Context, findings: &Findings) -> Option<
         assembly.check_references(space);
     }
     let server = assembly.server(&spaces)?;
-    Some(Config { spaces, server })
+    Some(Config {
+        spaces,
+        server,
+        pipes,
+    })
 }
 
 fn sort<'a>(raw: &'a Raw, findings: &Findings) -> Sorted<'a> {
@@ -109,7 +117,11 @@ fn header(name: &str) -> Parsed<Header> {
         (None, _) => {
             let words = SectionKind::ALL.map(SectionKind::word);
             let help = value::nearest(kind, words.into_iter());
-            let help = help.map(|word| format!("did you mean [{word} ...]?"));
+            let help = match kind {
+                // What Vcycle before 0.6 called them.
+                "vmtype" => Some("write [machinetype SPACE NAME]".to_owned()),
+                _ => help.map(|word| format!("did you mean [{word} ...]?")),
+            };
             let what =
                 "unknown kind of section; expected space, machinetype, vacuum_pipe or server";
             Err(Bad::new(what).with_help(help))
@@ -149,16 +161,11 @@ fn check_belonging(sorted: &Sorted<'_>, findings: &Findings) {
             findings.add(problem.at(section.origin.as_ref()).in_section(header));
         }
     }
-    let used: BTreeSet<_> = sorted.machinetypes.keys().map(|(space, _)| space).collect();
+    let used = sorted.machinetypes.keys().chain(sorted.pipes.keys());
+    let used: BTreeSet<_> = used.map(|(space, _)| space).collect();
     for (space, (header, section)) in &sorted.spaces {
         if !used.contains(space) {
-            let piped = sorted.pipes.keys().any(|(of, _)| of == space);
-            let help = if piped {
-                "this version makes no machinetypes from vacuum pipes yet; add one by hand"
-                    .to_owned()
-            } else {
-                format!("add a section [machinetype {space} NAME]")
-            };
+            let help = format!("add a section [machinetype {space} NAME]");
             let problem = Problem::error("has no machinetype").with_help(Some(help));
             findings.add(problem.at(section.origin.as_ref()).in_section(header));
         }
@@ -192,37 +199,111 @@ impl<'a> Assembly<'a> {
         let mut reader = self.reader(SectionKind::Machinetype, section);
         let mut head = heads.get_mut(space);
         reader.api = head.as_ref().and_then(|head| head.api);
-        reader.partial = self.belongs_to_pipe(space, name);
         let flavors = head.as_ref().map_or(&[][..], |head| &head.flavor_names);
-        let read = machinetype::read(&reader, name, flavors, &self.files(space, name));
-        let config = head.as_mut().and_then(|head| head.config.as_mut());
-        if let (Some(machinetype), Some(config), false) = (read, config, reader.partial) {
+        let files = self.files(space, name);
+        reader.partial = self.raw.piped.contains_key(section.0)
+            || self.pipe_of(space, name).is_some() && {
+                let aside = Findings::default();
+                let alone = Reader {
+                    findings: &aside,
+                    ..reader
+                };
+                machinetype::read(&alone, name, flavors, &files);
+                aside.has_errors()
+            };
+        let read = machinetype::read(&reader, name, flavors, &files);
+        if reader.partial {
+            self.check_use(space, name, section);
+        } else if let (Some(machinetype), Some(config)) =
+            (read, head.as_mut().and_then(|head| head.config.as_mut()))
+        {
             config.machinetypes.insert(name.clone(), machinetype);
         }
     }
 
-    /// Whether the section only adds to a machinetype that a vacuum pipe makes.
-    fn belongs_to_pipe(&self, space: &SpaceName, name: &MachinetypeName) -> bool {
-        self.sorted.pipes.keys().any(|(of, prefix)| {
+    /// The header of the vacuum pipe to whose machinetypes a section with this name can add.
+    fn pipe_of(&self, space: &SpaceName, name: &MachinetypeName) -> Option<&'a str> {
+        let mut pipes = self.sorted.pipes.iter();
+        let found = pipes.find(|((of, prefix), _)| {
             let rest = name.as_str().strip_prefix(prefix.as_str());
             of == space && rest.is_some_and(|rest| rest.len() > 1 && rest.starts_with('-'))
-        })
+        });
+        found.map(|(_, (header, _))| *header)
     }
 
+    /// Warns of a section that adds to a machinetype that its pipe does not make.
+    fn check_use(&self, space: &SpaceName, name: &MachinetypeName, (header, section): Named<'_>) {
+        let Some(pipe) = self.pipe_of(space, name) else {
+            return;
+        };
+        if self.raw.told_pipes.contains(pipe) && !self.raw.piped.contains_key(header) {
+            let what = format!(
+                "is not used: [{pipe}] makes no such machinetype now, and it is none by itself"
+            );
+            let problem = Problem::warning(what).at(section.origin.as_ref());
+            self.findings.add(problem.in_section(header));
+        }
+    }
+
+    /// Reads a machinetype that a vacuum pipe makes. An error in it leaves it out, whoever made it:
+    /// what the files alone have wrong has been said where they were read.
+    fn piped(
+        &self,
+        header: &'a str,
+        piped: &'a Piped,
+        heads: &mut BTreeMap<&SpaceName, SpaceHead>,
+    ) {
+        let Some(head) = heads.get_mut(&piped.space) else {
+            return;
+        };
+        let aside = Findings::default();
+        let kind = SectionKind::Machinetype;
+        let mut reader = Reader::new(self.raw, kind, header, &piped.section, &aside);
+        reader.api = head.api;
+        let files = self.files(&piped.space, &piped.prefix);
+        let read = machinetype::read(&reader, &piped.name, &head.flavor_names, &files);
+        let (problems, later) = aside.into_parts();
+        let errors: Vec<_> = problems
+            .iter()
+            .filter(|problem| problem.is_error())
+            .collect();
+        if let Some(first) = errors.first() {
+            let more = match errors.len().saturating_sub(1) {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            let what = format!("is left out: {}{more}", first.what);
+            let problem = Problem::warning(what).with_help(first.help.clone());
+            let problem = problem.at(Some(&piped.origin)).in_section(header);
+            self.findings.add(problem);
+            return;
+        }
+        for problem in problems {
+            if problem.pipe.is_some() {
+                self.findings.add(problem);
+            }
+        }
+        for found in later {
+            self.findings.add_later(found.what, found.origin.as_ref());
+        }
+        if let (Some(machinetype), Some(config)) = (read, head.config.as_mut()) {
+            config.machinetypes.insert(piped.name.clone(), machinetype);
+        }
+    }
+
+    /// Reads the section of a vacuum pipe: its address, and what it says of all its machinetypes.
     fn pipe(
         &self,
         (space, prefix): &(SpaceName, MachinetypeName),
         section: Named<'a>,
         heads: &BTreeMap<&SpaceName, SpaceHead>,
-    ) {
+    ) -> Option<url::Url> {
         let mut reader = self.reader(SectionKind::VacuumPipe, section);
         reader.api = heads.get(space).and_then(|head| head.api);
-        reader.require("vacuum_pipe_url", value::http_url);
+        let url = reader.require("vacuum_pipe_url", value::http_url);
         reader.partial = true;
         machinetype::read(&reader, prefix, &[], &self.files(space, prefix));
-        let (header, section) = section;
-        let what = format!("[{}]", shortened(header));
-        self.findings.add_later(what, section.origin.as_ref());
+        url
     }
 
     fn server(&self, spaces: &BTreeMap<SpaceName, SpaceConfig>) -> Option<super::ServerConfig> {

@@ -43,7 +43,7 @@ pub struct SpaceConfig {
     /// `remove_leaks`: whether things of ours on the cloud that belong to no machine are removed, and
     /// not only counted. Default true.
     pub remove_leaks: bool,
-    /// Its machinetypes; never empty.
+    /// Its machinetypes. There may be none while nothing is known of a vacuum pipe, or it tells none.
     pub machinetypes: BTreeMap<MachinetypeName, MachinetypeConfig>,
 }
 

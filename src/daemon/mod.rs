@@ -8,7 +8,8 @@
 //!
 //! 1. A configuration with an error is never used; the last good one stays.
 //! 2. A panic ends one pass of one space. The space starts again from its files.
-//! 3. After a stop is asked for, nothing new is begun, looking at clouds ends at once, and what
+//! 3. No vacuum pipe is waited for: what they say is taken from what came in before a tick.
+//! 4. After a stop is asked for, nothing new is begun, looking at clouds ends at once, and what
 //!    changes something and is under way may end for a few seconds. A process that is killed
 //!    instead loses nothing either.
 
@@ -42,6 +43,7 @@ use crate::clock::Clock;
 use crate::cloud::http::Network;
 use crate::config::{self, Config};
 use crate::model::{FactoryName, MachineFiles, Seconds, SpaceName};
+use crate::pipes;
 use crate::rng::Seeds;
 use crate::server::ServerError;
 use crate::state::{Disk, Layout, StateError, Store};
@@ -172,7 +174,9 @@ async fn begin(
     stop: CancellationToken,
     board: Board,
 ) -> Result<Driver, DaemonError> {
-    let loaded = load(&settings).await;
+    let layout = Layout::on(settings.host.disk.clone(), &settings.state_dir);
+    let known = pipes::remembered(&layout).await;
+    let loaded = load(&settings, &known).await;
     let Some(config) = loaded.config else {
         return Err(DaemonError::Config(loaded.problems));
     };
@@ -181,7 +185,6 @@ async fn begin(
     for problem in &loaded.problems {
         warn!("{problem}");
     }
-    let layout = Layout::on(settings.host.disk.clone(), &settings.state_dir);
     let store = Arc::new(Store::open(layout)?);
     let mut unread = UnreadDirectories::default();
     let machines = load_machines(&store, &config, &mut unread)?;
@@ -193,7 +196,9 @@ async fn begin(
         templates: Templates::new(&config.server.ca_path),
         hearing: server.hearing(),
     };
+    let pipes = pipes::Keeper::new(&store, &settings.clock, &settings.host.network, known);
     let mut driver = Driver {
+        pipes,
         common: Common {
             store,
             interval: settings.interval,
@@ -215,6 +220,7 @@ async fn begin(
         lost: BTreeSet::new(),
         repeats,
     };
+    driver.fetch_pipes();
     driver.start_spaces().await;
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -245,9 +251,10 @@ fn take(config: Config, next: &mut Tick) {
     next.config = Arc::new(config);
 }
 
-async fn load(settings: &Settings) -> config::Loaded {
+async fn load(settings: &Settings, pipes: &Arc<config::Pipes>) -> config::Loaded {
     let (sources, context) = (settings.sources.clone(), settings.config_context());
-    blocking::run(move || config::load(&sources, &context)).await
+    let pipes = Arc::clone(pipes);
+    blocking::run(move || config::load_with(&sources, &context, &pipes)).await
 }
 
 /// All machine directories, by space. Those of spaces that are not configured are kept too: the
@@ -290,6 +297,7 @@ struct Driver {
     /// The latest.
     tick: Tick,
     server: HttpsServer,
+    pipes: pipes::Keeper,
     /// Directories of spaces that have no task now.
     machines: BTreeMap<SpaceName, Vec<MachineFiles>>,
     unread: UnreadDirectories,
@@ -317,6 +325,7 @@ impl Driver {
                 () = control.asked.notified() => control.answered.notify_one(),
                 () = control.wake.notified() => {
                     info!("asked for a cycle now");
+                    self.pipes.forget_pauses();
                     self.tick().await;
                     ticker.reset();
                 }
@@ -328,7 +337,9 @@ impl Driver {
 
     /// Reads the configuration again and tells everybody, which is what starts the passes.
     async fn tick(&mut self) {
-        let loaded = load(&self.settings).await;
+        // What has come in since the last tick; nothing is waited for.
+        self.pipes.collect();
+        let loaded = load(&self.settings, self.pipes.known()).await;
         let now = self.settings.clock.now();
         let mut next = self.tick.clone();
         let text = in_lines(&loaded.problems);
@@ -375,6 +386,7 @@ impl Driver {
             running.ticks.send_replace(next.clone());
         }
         self.tick = next;
+        self.fetch_pipes();
         self.start_spaces().await;
     }
 
@@ -396,6 +408,16 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Begins to fetch the vacuum pipes that are due; a later tick finds what has come of it.
+    fn fetch_pipes(&mut self) {
+        let config = &self.tick.config;
+        self.pipes.fetch_due(
+            &config.pipes,
+            &config.server.ca_path,
+            self.settings.interval,
+        );
     }
 
     /// Starts a task for each configured space that has none.

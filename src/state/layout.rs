@@ -170,6 +170,11 @@ impl Layout {
         self.joboutputs().join(space).join(machinetype)
     }
 
+    /// What vacuum pipes said when they were last fetched.
+    pub fn pipes(&self) -> PathBuf {
+        self.root.join("pipes")
+    }
+
     /// All accounting records, by day.
     pub fn apel_archive(&self) -> PathBuf {
         self.root.join("apel-archive")

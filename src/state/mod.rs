@@ -13,6 +13,7 @@ pub mod disk;
 mod joboutputs;
 pub mod layout;
 mod machine;
+pub mod pipes;
 
 use std::fs::{self, File};
 use std::io;

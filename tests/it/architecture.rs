@@ -18,6 +18,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &["blocking", "clock", "config", "model", "rng", "state"],
     ),
     ("observe", &["config", "model", "state"]),
+    (
+        "pipes",
+        &[
+            "blocking",
+            "clock",
+            "cloud",
+            "config",
+            "model",
+            "rng",
+            "state",
+            "telemetry",
+        ],
+    ),
     ("decide", &["config", "model", "rng"]),
     (
         "act",

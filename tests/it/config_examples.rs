@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use vcycle::config::{Api, Config, Context, Sources, load};
-use vcycle::model::FactoryName;
+use vcycle::config::pipe::{Known, Pipe};
+use vcycle::config::{Api, Config, Context, Sources, load, load_with};
+use vcycle::model::{FactoryName, Timestamp};
 
 fn package(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -92,6 +93,72 @@ fn the_simulated_site() {
     assert!(matches!(space.api, Api::Simulated(_)));
 }
 
+/// Until there is an adapter for EC2, `api = ec2` itself is warned of, and nothing else.
+#[test]
+fn the_ec2_site() {
+    let conf = package("conf/ec2.conf.example");
+    let sources = Sources {
+        dir: "/nonexistent".into(),
+        conf,
+    };
+    let loaded = load(&sources, &context());
+    let what = loaded.problems.iter().map(|problem| problem.what.as_str());
+    let what: Vec<_> = what.collect();
+    assert!(what.len() <= 1, "{what:?}");
+    for what in what {
+        let (said, list) = what.split_once(": ").unwrap();
+        assert_eq!(said, "checked, but without effect in this version");
+        assert!(
+            list.starts_with("api = ec2 (") && !list.contains(", "),
+            "{list}"
+        );
+    }
+    let config = loaded.config.unwrap();
+    let space = config.spaces.first_key_value().unwrap().1;
+    assert!(matches!(space.api, Api::Ec2(_)));
+}
+
+/// The site's part alone, and with a pipe.
+#[test]
+fn the_site_with_a_vacuum_pipe() {
+    let config = installed(Some("conf/vacuum-pipe.conf.example"), &[]);
+    let shares = |config: &Config| {
+        let space = config.spaces.first_key_value().unwrap().1;
+        let machinetypes = space.machinetypes.values();
+        let shares = machinetypes.map(|m| format!("{} {}", m.name, m.target_share));
+        shares.collect::<Vec<_>>()
+    };
+    assert_eq!(shares(&config), ["local 1"]);
+    let document = r#"{"machinetypes": [
+        {"suffix": "prod", "target_share": 2, "backoff_seconds": 600, "fizzle_seconds": 600,
+         "root_image": "image:cernvm4", "user_data": "https://repo.example.org/user_data",
+         "heartbeat_file": "vm-heartbeat", "heartbeat_seconds": 600},
+        {"suffix": "test", "target_share": 1, "backoff_seconds": 60, "fizzle_seconds": 60,
+         "root_image": "image:cernvm4", "user_data": "user_data"}]}"#;
+    let known = Known {
+        fetched: Timestamp::from_unix(1),
+        pipe: Pipe::parse(document.as_bytes()).unwrap(),
+    };
+    let url = config.pipes.first().unwrap().clone();
+    let pipes = [(url, known)].into_iter().collect();
+    let text = std::fs::read_to_string(package("conf/vacuum-pipe.conf.example")).unwrap();
+    let uncommented = uncommented(&text).replace("#[machinetype", "[machinetype");
+    let root = tempfile::tempdir().unwrap();
+    for (text, expected) in [
+        (text, ["lhcb-prod 2", "lhcb-test 1", "local 1"]),
+        (uncommented, ["lhcb-prod 2", "lhcb-test 0.1", "local 1"]),
+    ] {
+        let sources = Sources {
+            conf: root.path().join("vcycle.conf"),
+            dir: root.path().join("vcycle.d"),
+        };
+        std::fs::write(&sources.conf, text).unwrap();
+        let loaded = load_with(&sources, &context(), &pipes);
+        assert_eq!(loaded.problems, []);
+        assert_eq!(shares(&loaded.config.unwrap()), expected);
+    }
+}
+
 #[test]
 fn every_example_is_tested() {
     let mut names = Vec::new();
@@ -107,7 +174,9 @@ fn every_example_is_tested() {
             "10-space.conf.example",
             "20-machinetypes.conf.example",
             "30-shares.conf.example",
+            "ec2.conf.example",
             "simulated.conf.example",
+            "vacuum-pipe.conf.example",
             "vcycle.conf.example",
         ]
     );

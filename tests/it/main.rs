@@ -12,6 +12,7 @@ mod architecture;
 mod config_examples;
 mod config_files;
 mod config_manual;
+mod config_names;
 mod contract;
 mod daemon;
 mod demo;

@@ -64,14 +64,31 @@ impl Network {
         outside: &Outside,
         times: HttpTimes,
     ) -> Result<Arc<dyn Carrier>, CloudError> {
+        let whom = format!("space {space}");
+        self.carrier_for(&whom, endpoint, outside, (times, MAX_BODY))
+    }
+
+    /// The carrier for something else than a space, which `whom` says. Good answers of more than
+    /// so many bytes are not read.
+    ///
+    /// # Errors
+    /// When the TLS library cannot be set up.
+    pub fn carrier_for(
+        &self,
+        whom: &str,
+        endpoint: &Url,
+        outside: &Outside,
+        (times, max_body): (HttpTimes, usize),
+    ) -> Result<Arc<dyn Carrier>, CloudError> {
         match self {
             Self::Real(wires) => {
                 let kind = Kind {
                     ca_path: outside.ca_path.clone(),
                     with_proxies: !is_this_host(endpoint),
                     times,
+                    max_body,
                 };
-                Ok(wires.wire(space, kind)?)
+                Ok(wires.wire(whom, kind)?)
             }
             Self::Replaced(carrier) => Ok(Arc::clone(carrier)),
         }
@@ -121,10 +138,12 @@ struct Kind {
     ca_path: PathBuf,
     with_proxies: bool,
     times: HttpTimes,
+    /// The largest good answer, in bytes.
+    max_body: usize,
 }
 
 impl Wires {
-    fn wire(&self, space: &SpaceName, kind: Kind) -> Result<Arc<Wire>, CloudError> {
+    fn wire(&self, whom: &str, kind: Kind) -> Result<Arc<Wire>, CloudError> {
         // Held while one is made: others who want the same wait for it.
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         made.retain(|made| made.when.elapsed() < SHARED);
@@ -132,7 +151,7 @@ impl Wires {
         if let Some(wire) = same.find_map(|made| made.wire.upgrade()) {
             return Ok(wire);
         }
-        let wire = Arc::new(Wire::new(space, &kind)?);
+        let wire = Arc::new(Wire::new(whom, &kind)?);
         made.push(Made {
             kind,
             when: Instant::now(),
@@ -146,10 +165,11 @@ impl Wires {
 struct Wire {
     client: reqwest::Client,
     times: HttpTimes,
+    max_body: usize,
 }
 
 impl Wire {
-    fn new(space: &SpaceName, kind: &Kind) -> Result<Self, CloudError> {
+    fn new(whom: &str, kind: &Kind) -> Result<Self, CloudError> {
         let mut builder = client_builder(&kind.ca_path);
         if !kind.with_proxies {
             builder = builder.no_proxy();
@@ -166,11 +186,15 @@ impl Wire {
             .map_err(|error| {
                 CloudError::new(
                     CloudErrorKind::Rejected,
-                    format!("set up TLS for space {space}"),
+                    format!("set up TLS for {whom}"),
                     text::causes(&error),
                 )
             })?;
-        Ok(Self { client, times })
+        Ok(Self {
+            client,
+            times,
+            max_body: kind.max_body,
+        })
     }
 
     async fn read_body(
@@ -179,7 +203,7 @@ impl Wire {
         response: &mut reqwest::Response,
     ) -> Result<Vec<u8>, Failure> {
         let good = response.status().is_success();
-        let limit = if good { MAX_BODY } else { MAX_ERROR_BODY };
+        let limit = if good { self.max_body } else { MAX_ERROR_BODY };
         let told = response
             .content_length()
             .and_then(|length| usize::try_from(length).ok())

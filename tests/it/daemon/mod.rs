@@ -9,6 +9,7 @@ mod elsewhere;
 pub mod factory;
 mod kept;
 mod life;
+mod pipes;
 mod plan;
 mod remote;
 mod removed;

@@ -13,14 +13,14 @@
 //! | `state` | anything in the place of any file of a machine's directory |
 //! | `situation` | the JSON of `vcycled plan --snapshot`, and decisions from it |
 //! | `simulated` | the file of the embedded cloud |
+//! | `vacuum_pipe` | the documents of vacuum pipes, to the configuration that comes of them |
 //! | `texts` | shutdown_message, DNs, cloud errors, user_data templates, names |
 //!
 //! Parsers that nothing outside their module sees have their properties beside them (`src/config/ini.rs`,
 //! `src/server/path.rs`, `src/cloud/openstack/{keys,wire}.rs`).
 //!
 //! Still without a target, because they do not exist: the answers of EC2 (`ec2.rs`, beside
-//! `openstack.rs` and with its properties, as soon as there is an adapter) and the documents of
-//! vacuum pipes (`vacuum_pipe.rs`, as soon as they are fetched).
+//! `openstack.rs` and with its properties, as soon as there is an adapter).
 
 mod bytes;
 mod config;
@@ -32,6 +32,7 @@ mod simulated;
 mod situation;
 mod state;
 mod texts;
+mod vacuum_pipe;
 
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseResult, TestRunner};
