@@ -12,6 +12,7 @@
 //!    changes something and is under way may end for a few seconds. A process that is killed
 //!    instead loses nothing either.
 
+mod heartbeats;
 mod https;
 mod leaks;
 mod pass;

@@ -12,10 +12,10 @@ use crate::act::{self, Actor, userdata::Templates};
 use crate::blocking;
 use crate::cloud::{Cloud, CloudError};
 use crate::config::SpaceConfig;
-use crate::decide::{self, Blocked, Bookkeeping, Plan, Report};
+use crate::decide::{self, Blocked, Bookkeeping, Heartbeats, Plan, Report};
 use crate::model::{FactoryName, MachineName, SpaceSnapshot, Timestamp};
 use crate::observe::{self, Memory, Unread};
-use crate::record::{self, Recorder, Totals};
+use crate::record::{self, HeartbeatLists, Recorder, Totals};
 use crate::rng::Seed;
 use crate::state::{StateError, Store};
 use crate::telemetry::Repeats;
@@ -56,6 +56,7 @@ pub(super) struct Pass<'a> {
     pub repeats: &'a mut Repeats,
     pub totals: &'a mut Totals,
     pub leaks: &'a mut LeakMemory,
+    pub lists: &'a mut HeartbeatLists,
 }
 
 /// Looks at a space once: connect, list, join, look at files. Changes nothing anywhere.
@@ -121,7 +122,9 @@ impl Pass<'_> {
         if failed.is_empty() {
             common.store.set_last_scan(&self.config.name, scanned)?;
         }
-        let actor = self.actor();
+        let heartbeats = decide::heartbeats(&self.config, &snapshot, &plan.deletes, now);
+        self.publish_heartbeats(&heartbeats, &snapshot).await;
+        let actor = self.actor(heartbeats);
         let report = self.carry_out(&actor, plan, &failed).await?;
         self.look_for_leaks(&snapshot, &actor).await;
         Ok(report)
@@ -187,7 +190,7 @@ impl Pass<'_> {
         Ok(report)
     }
 
-    fn actor(&self) -> Actor {
+    fn actor(&self, heartbeats: Heartbeats) -> Actor {
         Actor {
             config: Arc::clone(&self.config),
             cloud: Arc::clone(&self.cloud),
@@ -195,6 +198,7 @@ impl Pass<'_> {
             factory: self.common.factory.clone(),
             clock: self.common.clock.clone(),
             templates: self.templates.clone(),
+            heartbeats: Arc::new(heartbeats),
             stop: self.common.stop.clone(),
         }
     }
@@ -347,6 +351,7 @@ mod tests {
             hearing: Hearing::Elsewhere,
             memory: &mut memory,
             leaks: &mut LeakMemory::default(),
+            lists: &mut HeartbeatLists::default(),
             repeats: &mut Repeats::default(),
             totals: &mut Totals::default(),
         };

@@ -11,8 +11,10 @@
 //!
 //! Memory follows each file after it has been written, never before.
 
+mod heartbeats;
 mod leaks;
 
+pub use heartbeats::HeartbeatLists;
 pub use leaks::{KindStatus, LeakStatus};
 
 use std::collections::BTreeSet;

@@ -10,6 +10,7 @@
 //! 4. One daemon at a time: [`Store::open`] holds a lock as long as the store lives.
 
 pub mod disk;
+mod heartbeats;
 pub mod layout;
 mod machine;
 

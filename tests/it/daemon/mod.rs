@@ -3,11 +3,14 @@
 mod client;
 mod clouds;
 mod configuration;
+mod contextualization;
 mod crashes;
 mod disk;
 pub mod factory;
+mod heartbeats;
 mod life;
 mod plan;
+mod proxies;
 mod removed;
 mod restart;
 mod secrets;
