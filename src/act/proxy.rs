@@ -273,7 +273,6 @@ fn judge(chain: &[X509], wanted: &Wanted) -> Result<(), CertificateFault> {
     for cert in &certs {
         judge_times(cert, wanted)?;
     }
-    let subject = |cert: &X509Certificate<'_>| cert.subject().to_string();
     if let Some(issuer) = certs.first() {
         if issuer.is_ca() {
             return Err(CertificateFault::Authority(subject(issuer)));
@@ -299,22 +298,27 @@ fn judge(chain: &[X509], wanted: &Wanted) -> Result<(), CertificateFault> {
     Ok(())
 }
 
+/// Whose a certificate is, for people to read, on one line.
+fn subject(cert: &X509Certificate<'_>) -> String {
+    let name = cert.subject().to_string();
+    name.replace(char::is_control, " ")
+}
+
 fn judge_times(cert: &X509Certificate<'_>, wanted: &Wanted) -> Result<(), CertificateFault> {
     let validity = cert.validity();
     // A time before 1970 is as good as that moment.
     let moment = |seconds: i64| Timestamp::from_unix(u64::try_from(seconds).unwrap_or(0));
     let from = moment(validity.not_before.timestamp());
     let at = moment(validity.not_after.timestamp());
-    let subject = || cert.subject().to_string();
     if at < wanted.until {
         return Err(CertificateFault::ExpiresSooner {
-            subject: subject(),
+            subject: subject(cert),
             at: at.to_rfc3339(),
         });
     }
     if from > wanted.now {
         return Err(CertificateFault::NotYetValid {
-            subject: subject(),
+            subject: subject(cert),
             from: from.to_rfc3339(),
         });
     }

@@ -36,7 +36,7 @@ impl HeartbeatLists {
         let mut now = BTreeMap::new();
         for (name, text) in wanted {
             let before = known.remove(&name);
-            if before.as_ref() == Some(&Some(text.clone())) {
+            if before.as_ref().and_then(Option::as_ref) == Some(&text) {
                 now.insert(name, Some(text));
                 continue;
             }
