@@ -14,10 +14,10 @@ use crate::cloud::{Cloud, CloudError};
 use crate::config::SpaceConfig;
 use crate::decide::{self, Blocked, Bookkeeping, Heartbeats, Plan, Report};
 use crate::model::{FactoryName, MachineName, SpaceSnapshot, Timestamp};
-use crate::observe::{self, Memory, Unread};
+use crate::observe::{self, Memory};
 use crate::record::{self, HeartbeatLists, Recorder, Totals};
 use crate::rng::Seed;
-use crate::state::{StateError, Store};
+use crate::state::{StateError, Store, Unread};
 use crate::telemetry::Repeats;
 
 /// What ends a pass before anything is decided.
