@@ -6,12 +6,12 @@ use std::sync::Mutex;
 
 use futures_util::StreamExt;
 
-use super::userdata::{Context, UserDataError, read_file};
+use super::userdata::{Context, UserData, UserDataError, read_file};
 use super::{Actor, CONCURRENCY, directory, mjf};
 use crate::cloud::{CloudError, CloudErrorKind, CreateRequest};
 use crate::config::{Api, ImageSource, MachinetypeConfig};
 use crate::decide::Create;
-use crate::model::{CloudId, Flavor, MachineFiles, MachineName, MachinetypeName, Secret};
+use crate::model::{CloudId, Flavor, MachineFiles, MachineName, MachinetypeName, Timestamp};
 use crate::state::{NewMachine, Published, StateError};
 
 /// So many errors in a row stop the creations of a pass (SPEC 7).
@@ -165,9 +165,15 @@ async fn try_create(
         machinetype,
         machine: &create.machine,
         factory: &actor.factory,
+        heartbeats: &actor.heartbeats,
+        clock: &actor.clock,
     };
-    let user_data = Secret::new(actor.templates.user_data(context).await?);
     let public_key = public_key(machinetype).await?;
+    // Last: the machine's time counts from the moment that this takes.
+    let UserData {
+        text: user_data,
+        created,
+    } = actor.templates.user_data(context).await?;
     let mut no_room = None;
     for flavor in &create.flavors {
         for zone in zones(actor) {
@@ -186,7 +192,7 @@ async fn try_create(
                 metadata: metadata(actor, machinetype, &create.machine),
                 zone,
             };
-            match ask(actor, machinetype, &request, files).await {
+            match ask(actor, machinetype, (&request, created), files).await {
                 Err(CreateError::Cloud(error))
                     if matches!(error.kind, CloudErrorKind::Quota | CloudErrorKind::Capacity) =>
                 {
@@ -214,10 +220,10 @@ fn unless_stopping(actor: &Actor) -> Result<(), CreateError> {
 async fn ask(
     actor: &Actor,
     machinetype: &MachinetypeConfig,
-    request: &CreateRequest,
+    (request, created): (&CreateRequest, Timestamp),
     files: &mut Option<MachineFiles>,
 ) -> Result<CloudId, CreateError> {
-    let new = new_machine(actor, machinetype, request);
+    let new = new_machine(actor, machinetype, request, created);
     let made = actor
         .on_disk(move |store| store.create_machine(&new))
         .await?;
@@ -255,9 +261,10 @@ fn new_machine(
     actor: &Actor,
     machinetype: &MachinetypeConfig,
     request: &CreateRequest,
+    created: Timestamp,
 ) -> NewMachine {
     let names = (&request.name, &machinetype.name);
-    let (size, created) = (size(&request.flavor), actor.clock.now());
+    let size = size(&request.flavor);
     NewMachine {
         user_data: Some(request.user_data.clone()),
         ..directory::contents(&actor.config, &actor.factory, names, size, created)

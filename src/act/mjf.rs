@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::{MachinetypeConfig, SpaceConfig};
-use crate::model::{MachineName, Processors, Timestamp};
+use crate::model::{MachineName, Processors, Seconds, Timestamp};
 use crate::state::Published;
 
 /// What a machine has, as far as it is known.
@@ -20,6 +20,23 @@ pub struct Size {
 /// Keys and values. A key without value is not in it.
 pub type Keys = BTreeMap<&'static str, String>;
 
+/// When a machine created at `created` has to be down. `machinetype` is `None` when it is not
+/// configured.
+pub fn shutdowntime(
+    space: &SpaceConfig,
+    machinetype: Option<&MachinetypeConfig>,
+    created: Timestamp,
+) -> Timestamp {
+    let by_wallclock = created + wall_limit(machinetype);
+    space
+        .shutdown_time
+        .map_or(by_wallclock, |at| at.min(by_wallclock))
+}
+
+fn wall_limit(machinetype: Option<&MachinetypeConfig>) -> Seconds {
+    machinetype.map_or(Seconds::new(86400), |configured| configured.max_wallclock)
+}
+
 /// The keys of machinefeatures and jobfeatures of a machine created at `created`. `machinetype`
 /// is `None` for a machine found on the cloud whose machinetype is no longer configured; what
 /// depends on it is then left out, or taken from `max_wallclock_seconds`' default.
@@ -30,13 +47,8 @@ pub fn features(
     created: Timestamp,
 ) -> (Keys, Keys) {
     let processors = size.processors.max(Processors::ONE);
-    let wall = machinetype.map_or(crate::model::Seconds::new(86400), |configured| {
-        configured.max_wallclock
-    });
-    let by_wallclock = created + wall;
-    let shutdowntime = space
-        .shutdown_time
-        .map_or(by_wallclock, |at| at.min(by_wallclock));
+    let wall = wall_limit(machinetype);
+    let shutdowntime = shutdowntime(space, machinetype, created);
     let hs06 = machinetype.and_then(|configured| {
         configured.hs06.or(configured
             .hs06_per_processor

@@ -15,6 +15,7 @@ mod create;
 mod delete;
 pub mod directory;
 pub mod mjf;
+pub mod proxy;
 mod remove;
 pub mod userdata;
 
@@ -28,6 +29,7 @@ use crate::blocking;
 use crate::clock::Clock;
 use crate::cloud::Cloud;
 use crate::config::SpaceConfig;
+use crate::decide::Heartbeats;
 use crate::model::FactoryName;
 use crate::state::Store;
 
@@ -49,6 +51,8 @@ pub struct Actor {
     pub clock: Clock,
     /// Where templates come from.
     pub templates: userdata::Templates,
+    /// The machines of the space that are alive.
+    pub heartbeats: Arc<Heartbeats>,
     /// Once this is cancelled nothing new is begun.
     pub stop: tokio_util::sync::CancellationToken,
 }

@@ -3,24 +3,28 @@
 //! [`substitute`] is pure and makes one pass: what has been put in is never looked at again.
 //! [`Templates`] gets templates from files and servers, with limits on time and size.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+mod files;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 
 use crate::blocking;
+use crate::clock::Clock;
 use crate::cloud::http::client_builder;
 use crate::config::machinetype::UserDataSource;
 use crate::config::{ImageSource, MachinetypeConfig, SpaceConfig};
-use crate::model::{FactoryName, MachineName};
+use crate::decide::Heartbeats;
+use crate::model::{FactoryName, MachineName, Secret, Timestamp};
 use crate::state::Published;
 
 use super::mjf;
+use super::proxy::{self, ProxyError};
+pub(super) use files::read_file;
+use files::read_pem;
 
 /// The largest template or substituted file that is read. The clouds take 64 KiB at most, so this
 /// only keeps a mistake from filling the memory.
@@ -34,6 +38,12 @@ const MAX_REDIRECTS: usize = 5;
 const OPEN: &str = "##user_data_";
 /// What every pattern ends with.
 const CLOSE: &str = "##";
+
+/// The names of the pattern for the proxy: that of the manual page, and that which later templates
+/// have.
+const X509_PROXY: [&str; 2] = ["x509_proxy", "option_x509_proxy"];
+/// The name of the pattern that cvmfs_proxy_machinetype is for.
+const CVMFS_PROXY: &str = "option_cvmfs_proxy";
 
 /// Why there is no user_data for a machine.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +70,9 @@ pub enum UserDataError {
         /// The file or URL.
         what: String,
     },
+    /// A proxy cannot be made.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// A template cannot be fetched.
     #[error("cannot fetch user_data from {url}: {why}")]
     Fetch {
@@ -81,6 +94,20 @@ pub struct Context<'a> {
     pub machine: &'a MachineName,
     /// The factory.
     pub factory: &'a FactoryName,
+    /// The machines of the space that are alive.
+    pub heartbeats: &'a Heartbeats,
+    /// The time.
+    pub clock: &'a Clock,
+}
+
+/// What a machine is given.
+#[derive(Clone, Debug)]
+pub struct UserData {
+    /// The template with everything put in.
+    pub text: Secret<Vec<u8>>,
+    /// The moment from which the machine's shutdowntime counts, which is also the end of the proxy
+    /// in the text.
+    pub created: Timestamp,
 }
 
 /// The version as VMs are told it: `Vcycle v.v.v`.
@@ -95,6 +122,8 @@ fn automatic_values(context: Context<'_>) -> BTreeMap<String, String> {
         machinetype,
         machine,
         factory,
+        heartbeats: _,
+        clock: _,
     } = context;
     let machinefeatures = mjf::url(space, machine, Published::Machinefeatures);
     let jobfeatures = mjf::url(space, machine, Published::Jobfeatures);
@@ -178,6 +207,8 @@ pub struct Templates {
     ca_path: PathBuf,
     /// Made when the first template is fetched: it costs a tenth of a second.
     client: Arc<OnceLock<reqwest::Client>>,
+    /// Keys that others can read, of which that was said.
+    exposed: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Templates {
@@ -187,6 +218,7 @@ impl Templates {
         Self {
             ca_path: ca_path.to_owned(),
             client: Arc::default(),
+            exposed: Arc::default(),
         }
     }
 
@@ -216,21 +248,77 @@ impl Templates {
     ///
     /// # Errors
     /// When the template or a file that goes into it cannot be had; then there is no machine.
-    pub async fn user_data(&self, context: Context<'_>) -> Result<Vec<u8>, UserDataError> {
-        let template = match &context.machinetype.user_data {
+    pub async fn user_data(&self, context: Context<'_>) -> Result<UserData, UserDataError> {
+        let machinetype = context.machinetype;
+        let template = match &machinetype.user_data {
             UserDataSource::File(path) => read_file("user_data", path).await?,
             UserDataSource::Url(url) => self.fetch(url).await?,
         };
         let mut values = automatic_values(context);
-        for (name, value) in &context.machinetype.user_data_options {
+        for (name, value) in &machinetype.user_data_options {
             values.insert(format!("option_{name}"), value.reveal().clone());
         }
-        for (name, path) in &context.machinetype.user_data_files {
+        for (name, path) in &machinetype.user_data_files {
             let content = read_file(&format!("user_data_file_{name}"), path).await?;
             values.insert(format!("file_{name}"), content.clone());
             values.insert(format!("option_{name}"), content);
         }
-        Ok(substitute(&template, &values).into_bytes())
+        if let Some((of, port)) = &machinetype.cvmfs_proxy_machinetype {
+            let configured = values.get(CVMFS_PROXY).map(String::as_str);
+            let proxies = context.heartbeats.cvmfs_proxies(of, *port, configured);
+            values.extend(proxies.map(|proxies| (CVMFS_PROXY.to_owned(), proxies)));
+        }
+        // Nothing after this takes long.
+        let created = context.clock.now();
+        if let Some(files) = &machinetype.user_data_proxy {
+            let proxy = self.proxy(context, files, created).await?;
+            for name in X509_PROXY {
+                values.insert(name.to_owned(), proxy.reveal().clone());
+            }
+        }
+        Ok(UserData {
+            text: Secret::new(substitute(&template, &values).into_bytes()),
+            created,
+        })
+    }
+
+    /// The proxy for a machine created at `created`.
+    async fn proxy(
+        &self,
+        context: Context<'_>,
+        (cert, key): &(PathBuf, PathBuf),
+        created: Timestamp,
+    ) -> Result<Secret<String>, UserDataError> {
+        let machinetype = context.machinetype;
+        let (cert, _) = read_pem("user_data_proxy_cert", cert).await?;
+        let (key, mode) = read_pem("user_data_proxy_key", key).await?;
+        self.look_at_mode(&key.path, mode);
+        let wanted = proxy::Wanted {
+            kind: if machinetype.legacy_proxy {
+                proxy::Kind::Legacy
+            } else {
+                proxy::Kind::Rfc3820
+            },
+            machinetype: machinetype.name.clone(),
+            now: created,
+            until: mjf::shutdowntime(context.space, Some(machinetype), created),
+        };
+        Ok(blocking::run(move || proxy::make(&cert, &key, &wanted)).await?)
+    }
+
+    /// Says of a key that everybody on this host can read it; once, until that has changed.
+    fn look_at_mode(&self, key: &Path, mode: u32) {
+        const OTHERS: u32 = 0o007;
+        let mut exposed = self.exposed.lock().unwrap_or_else(PoisonError::into_inner);
+        if mode & OTHERS == 0 {
+            exposed.remove(key);
+        } else if exposed.insert(key.to_owned()) {
+            tracing::warn!(
+                "user_data_proxy_key {} can be read by everybody on this host (mode {:04o}); it is used all the same, and chmod 600 mends that",
+                key.display(),
+                mode & 0o7777,
+            );
+        }
     }
 
     async fn fetch(&self, url: &url::Url) -> Result<String, UserDataError> {
@@ -271,46 +359,6 @@ impl Templates {
         }
         String::from_utf8(body).map_err(|_| UserDataError::NotText { what: shown })
     }
-}
-
-/// Reads a small file of the site that `option` names. A pipe, a device or a file server that is
-/// gone would keep the whole space waiting for ever: what is no file is refused, and what takes too
-/// long is given up.
-///
-/// # Errors
-/// When the file cannot be read, is too large, or is not UTF-8.
-pub(super) async fn read_file(option: &str, path: &Path) -> Result<String, UserDataError> {
-    let failed = |source| UserDataError::Read {
-        option: option.to_owned(),
-        path: path.to_owned(),
-        source,
-    };
-    let place = path.to_owned();
-    let reading = blocking::run(move || read_bytes(&place));
-    let bytes = tokio::time::timeout(FETCH_TIMEOUT, reading)
-        .await
-        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
-        .map_err(failed)?;
-    let what = || format!("{option} {}", path.display());
-    if bytes.len() > MAX_BYTES {
-        return Err(UserDataError::TooLarge { what: what() });
-    }
-    String::from_utf8(bytes).map_err(|_| UserDataError::NotText { what: what() })
-}
-
-/// At most one byte more than is allowed.
-fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
-    // Opening a named pipe must not wait for its writer.
-    let file = File::options()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(std::io::Error::other("it is not a file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -388,8 +436,12 @@ mod tests {
             machinetype: &machinetype,
             machine: &machine,
             factory: &factory,
+            heartbeats: &Heartbeats::default(),
+            clock: &Clock::manual(Timestamp::from_unix(1000)),
         };
-        let text = String::from_utf8(templates.user_data(context).await.unwrap()).unwrap();
+        let made = templates.user_data(context).await.unwrap();
+        assert_eq!(made.created, Timestamp::from_unix(1000));
+        let text = String::from_utf8(made.text.reveal().clone()).unwrap();
         assert_eq!(
             text,
             format!(
@@ -413,6 +465,8 @@ mod tests {
                 machinetype: &machinetype,
                 machine: &machine,
                 factory: &factory,
+                heartbeats: &Heartbeats::default(),
+                clock: &Clock::system(),
             })
             .await
             .unwrap_err()
@@ -421,24 +475,6 @@ mod tests {
             error.starts_with("cannot read user_data /user_data: "),
             "{error}"
         );
-    }
-
-    #[tokio::test]
-    async fn a_pipe_that_nobody_writes_to_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let pipe = dir.path().join("pipe");
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &pipe,
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::RUSR,
-            0,
-        )
-        .unwrap();
-        for path in [pipe.as_path(), dir.path()] {
-            let error = read_file("user_data", path).await.unwrap_err().to_string();
-            assert!(error.ends_with(": it is not a file"), "{error}");
-        }
     }
 
     proptest! {

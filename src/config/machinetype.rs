@@ -106,6 +106,9 @@ pub enum UserDataSource {
 const SIMULATED_FLAVOR: &str = "small";
 const SIMULATED_IMAGE: &str = "image:cernvm4";
 
+/// The pattern name that the proxy replaces in later templates.
+const PROXY: &str = "x509_proxy";
+
 /// Where an SSH public key is, in a directory that root_public_key names by a slash at its end.
 const PUBLIC_KEY_FILE: &str = "id_rsa.pub";
 
@@ -131,6 +134,14 @@ pub(super) fn read(
     let root_image = read_root_image(reader, files);
     let user_data = reader.require("user_data", |text| file_or_url(text, files));
     let (user_data_options, user_data_files) = read_substitutions(reader, files);
+    let user_data_proxy = read_user_data_proxy(reader, files);
+    if user_data_proxy.is_some()
+        && (user_data_options.contains_key(PROXY) || user_data_files.contains_key(PROXY))
+    {
+        let what = "the proxy that is made replaces ##user_data_option_x509_proxy##, and another \
+                    option gives a text for it; only one of them can";
+        reader.error("user_data_proxy", what, None);
+    }
     Some(MachinetypeConfig {
         name: name.clone(),
         flavor_names,
@@ -160,7 +171,7 @@ pub(super) fn read(
         root_public_key: reader.take_text("root_public_key", |text| public_key_path(text, files)),
         user_data_options,
         user_data_files,
-        user_data_proxy: read_user_data_proxy(reader, files),
+        user_data_proxy,
         legacy_proxy: reader.take("legacy_proxy", value::boolean) == Some(true),
         cvmfs_proxy_machinetype: reader.take_text("cvmfs_proxy_machinetype", name_and_port),
         root_image: root_image?,

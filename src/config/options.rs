@@ -277,11 +277,11 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(Machinetype, "user_data", "file or URL", Required, "the contextualization").url(),
     option(Machinetype, "user_data_option_XXX", "text", Off, "text for a pattern in it").secret(),
     option(Machinetype, "user_data_file_XXX", "file", Off, "file for a pattern in it"),
-    option(Machinetype, "user_data_proxy", "boolean", Text("False"), "proxy from the usual files").later(),
-    option(Machinetype, "user_data_proxy_cert", "file", Off, "certificate to make a proxy from").later(),
-    option(Machinetype, "user_data_proxy_key", "file", Off, "its key").later(),
-    option(Machinetype, "legacy_proxy", "boolean", Text("False"), "make a Globus legacy proxy").later(),
-    option(Machinetype, "cvmfs_proxy_machinetype", "NAME:PORT", Off, "machinetype whose VMs are proxies").later(),
+    option(Machinetype, "user_data_proxy", "boolean", Text("False"), "proxy from the usual files"),
+    option(Machinetype, "user_data_proxy_cert", "file", Off, "certificate to make a proxy from"),
+    option(Machinetype, "user_data_proxy_key", "file", Off, "its key"),
+    option(Machinetype, "legacy_proxy", "boolean", Text("False"), "make a Globus legacy proxy"),
+    option(Machinetype, "cvmfs_proxy_machinetype", "NAME:PORT", Off, "machinetype whose VMs are proxies"),
 
     option(VacuumPipe, "vacuum_pipe_url", "URL", Required, "where the machinetypes are told").url(),
 

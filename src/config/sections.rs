@@ -353,6 +353,15 @@ impl<'a> Assembly<'a> {
                 self.sorted.machinetypes.get(&key),
             ) {
                 let reader = self.reader(SectionKind::Machinetype, *section);
+                if let Some(other) = space.machinetypes.get(name)
+                    && other.heartbeat_file.is_none()
+                {
+                    let what = format!(
+                        "cvmfs_proxy_machinetype: {name} has no heartbeat_file, by which its \
+                         machines would be known to be alive, so none of them is ever used"
+                    );
+                    reader.warning("cvmfs_proxy_machinetype", what);
+                }
                 check(reader, "cvmfs_proxy_machinetype", name.as_str());
             }
         }

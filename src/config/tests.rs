@@ -262,7 +262,7 @@ fn options_without_effect_are_read_and_named_in_one_warning() {
         "log_joboutputs = TRUE\njoboutputs_days = 0.5\nremote_joboutputs_url = https://x/y\n\
          remote_joboutputs_cert = /c\nremote_joboutputs_key = k\nuser_data_proxy = true\n\
          legacy_proxy = True\ncvmfs_proxy_machinetype = atlas\ncernvm_signing_dn = /CN=x$\n\
-         hepscore23_per_processor = 11.5",
+         hepscore23_per_processor = 11.5\nheartbeat_file = h",
     )
     .replace("image:cernvm4", "https://example.org/cernvm.iso");
     let text = text.replace(
@@ -563,6 +563,14 @@ fn what_belongs_together() {
         (
             "user_data_option_a = c\nuser_data_file_a = /c",
             "user_data_option_a and user_data_file_a both replace",
+        ),
+        (
+            "user_data_proxy = True\nuser_data_file_x509_proxy = /c",
+            "the proxy that is made replaces ##user_data_option_x509_proxy##",
+        ),
+        (
+            "cvmfs_proxy_machinetype = atlas",
+            "cvmfs_proxy_machinetype: atlas has no heartbeat_file",
         ),
         ("heartbeat_seconds = 5", "heartbeat_seconds has no effect"),
         (

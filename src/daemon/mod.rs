@@ -13,6 +13,7 @@
 //!    changes something and is under way may end for a few seconds. A process that is killed
 //!    instead loses nothing either.
 
+mod heartbeats;
 mod https;
 mod joboutputs;
 mod leaks;

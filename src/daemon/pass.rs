@@ -13,10 +13,10 @@ use crate::act::{self, Actor, userdata::Templates};
 use crate::blocking;
 use crate::cloud::{Cloud, CloudError};
 use crate::config::SpaceConfig;
-use crate::decide::{self, Blocked, Bookkeeping, Plan, Report};
+use crate::decide::{self, Blocked, Bookkeeping, Heartbeats, Plan, Report};
 use crate::model::{FactoryName, MachineName, SpaceSnapshot, Timestamp};
 use crate::observe::{self, Memory};
-use crate::record::{self, Recorder, Totals};
+use crate::record::{self, HeartbeatLists, Recorder, Totals};
 use crate::remote::Remotes;
 use crate::rng::Seed;
 use crate::state::{StateError, Store, Unread};
@@ -60,6 +60,7 @@ pub(super) struct Pass<'a> {
     pub leaks: &'a mut LeakMemory,
     pub keeper: &'a mut Keeper,
     pub remotes: &'a mut Remotes,
+    pub lists: &'a mut HeartbeatLists,
 }
 
 /// Looks at a space once: connect, list, join, look at files. Changes nothing anywhere.
@@ -130,7 +131,9 @@ impl Pass<'_> {
         if failed.is_empty() {
             common.store.set_last_scan(&self.config.name, scanned)?;
         }
-        let actor = self.actor();
+        let heartbeats = decide::heartbeats(&self.config, &snapshot, &plan.deletes, now);
+        self.publish_heartbeats(&heartbeats, &snapshot).await;
+        let actor = self.actor(heartbeats);
         let report = self.carry_out(&actor, plan, &failed).await?;
         self.look_for_leaks(&snapshot, &actor).await;
         Ok(report)
@@ -196,7 +199,7 @@ impl Pass<'_> {
         Ok(report)
     }
 
-    fn actor(&self) -> Actor {
+    fn actor(&self, heartbeats: Heartbeats) -> Actor {
         Actor {
             config: Arc::clone(&self.config),
             cloud: Arc::clone(&self.cloud),
@@ -204,6 +207,7 @@ impl Pass<'_> {
             factory: self.common.factory.clone(),
             clock: self.common.clock.clone(),
             templates: self.templates.clone(),
+            heartbeats: Arc::new(heartbeats),
             stop: self.common.stop.clone(),
         }
     }
@@ -359,6 +363,7 @@ mod tests {
             leaks: &mut LeakMemory::default(),
             keeper: &mut Keeper::default(),
             remotes: &mut Remotes::default(),
+            lists: &mut HeartbeatLists::default(),
             repeats: &mut Repeats::default(),
             totals: &mut Totals::default(),
         };

@@ -11,11 +11,12 @@ use super::leaks::LeakMemory;
 use super::pass::{Pass, PassError};
 use super::status::SpaceStatus;
 use super::{Common, Tick};
+use crate::blocking;
 use crate::cloud::{self, Cloud, CloudError, Outside};
 use crate::config::{Api, SpaceConfig};
 use crate::model::{MachineFiles, SpaceName};
 use crate::observe::Memory;
-use crate::record::Totals;
+use crate::record::{HeartbeatLists, Totals};
 use crate::remote::Remotes;
 use crate::rng::Seed;
 use crate::telemetry::Repeats;
@@ -53,12 +54,14 @@ pub(super) async fn run(
         leaks: LeakMemory::default(),
         keeper: Keeper::default(),
         remotes: Remotes::default(),
+        lists: HeartbeatLists::default(),
         status: SpaceStatus::default(),
     };
     loop {
         let tick = ticks.borrow_and_update().clone();
         task.take_up(&mut found);
         let Some(config) = tick.config.spaces.get(&task.space).cloned() else {
+            task.withdraw_lists().await;
             break;
         };
         let seed = task.common.seeds.draw();
@@ -88,6 +91,7 @@ struct SpaceTask {
     leaks: LeakMemory,
     keeper: Keeper,
     remotes: Remotes,
+    lists: HeartbeatLists,
     status: SpaceStatus,
 }
 
@@ -172,8 +176,18 @@ impl SpaceTask {
             leaks: &mut self.leaks,
             keeper: &mut self.keeper,
             remotes: &mut self.remotes,
+            lists: &mut self.lists,
         };
         pass.run(seed).await
+    }
+
+    /// Nobody is to look for machines that nobody looks after.
+    async fn withdraw_lists(&self) {
+        let (store, space) = (Arc::clone(&self.common.store), self.space.clone());
+        let removed = blocking::run(move || store.remove_heartbeat_lists(&space)).await;
+        if let Err(problem) = removed {
+            error!(space = %self.space, "{problem}; the heartbeat lists of a space that was removed are still there");
+        }
     }
 
     /// The connection, made anew when what it is made with has changed.

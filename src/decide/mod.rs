@@ -12,10 +12,11 @@
 //! 5. What is created never passes a limit, counted in every unit that has one.
 //! 6. Every configured machinetype has a reason why no more of it are created.
 //!
-//! [`leaks`] decides, less often, about what machines have left behind.
+//! [`heartbeats`] says which machines are alive. [`leaks`] decides, less often, about what machines have left behind.
 
 mod create;
 mod finish;
+mod heartbeats;
 pub mod leaks;
 mod plan;
 mod terminate;
@@ -25,6 +26,7 @@ pub mod testing;
 mod tests;
 mod view;
 
+pub use heartbeats::{Beat, Heartbeats, heartbeats};
 pub use plan::{
     Blocked, Bookkeeping, Create, Delete, Finish, MachinetypeReport, Plan, Reason, Report,
     SpaceReport, Unit,

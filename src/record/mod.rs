@@ -11,9 +11,11 @@
 //!
 //! Memory follows each file after it has been written, never before.
 
+mod heartbeats;
 mod joboutputs;
 mod leaks;
 
+pub use heartbeats::HeartbeatLists;
 pub use joboutputs::KeepOutcome;
 pub use leaks::{KindStatus, LeakStatus};
 

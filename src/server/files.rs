@@ -18,7 +18,7 @@ use tokio::io::AsyncReadExt;
 
 use super::path::FileName;
 use super::reply::{FileContent, Version};
-use crate::model::MachineName;
+use crate::model::{MachineName, SpaceName};
 use crate::state::{Disk, Layout, Published};
 
 /// Files up to this size are read at once: every MJF key and heartbeat, in one read from the page
@@ -47,6 +47,19 @@ impl Directory {
         let machines = rustix::fs::open(layout.machines(), flags, Mode::empty());
         match missing_is_none(machines)? {
             Some(machines) => open_directory(machines, name.as_str()),
+            None => Ok(None),
+        }
+    }
+
+    /// The heartbeat lists of a space, `None` when there are none.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn of_heartbeat_lists(layout: &Layout, space: &SpaceName) -> io::Result<Option<Self>> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let lists = rustix::fs::open(layout.all_heartbeat_lists(), flags, Mode::empty());
+        match missing_is_none(lists)? {
+            Some(lists) => open_directory(lists, space.as_str()),
             None => Ok(None),
         }
     }

@@ -1,4 +1,5 @@
-//! The HTTPS server: what VMs read (machinefeatures, jobfeatures) and write (joboutputs).
+//! The HTTPS server: what VMs read (machinefeatures, jobfeatures, heartbeat lists) and write
+//! (joboutputs).
 //!
 //! ```text
 //! listen -> tls -> identity -> router -> path, files, joboutputs, reply
@@ -8,10 +9,10 @@
 //! it is read from disk with each request, so it needs no word from the daemon and never sees a
 //! cloud or a space. The same tree can be served by Apache. Invariants:
 //!
-//! 1. Anybody may read the features of a machine that exists. Joboutputs are for the one whose
-//!    certificate has exactly the subject in the machine's `https_x509dn`.
-//! 2. Nothing outside a machine's published directories can be read or written, by any path or
-//!    symbolic link.
+//! 1. Anybody may read the features of a machine that exists, and heartbeat lists. Joboutputs are
+//!    for the one whose certificate has exactly the subject in the machine's `https_x509dn`.
+//! 2. Nothing outside the heartbeat lists and a machine's published directories can be read or
+//!    written, by any path or symbolic link.
 //! 3. A client's certificate never ends a handshake; it decides what the client may do.
 //! 4. Everything that a client can make us hold is limited: connections, time, bytes, files.
 

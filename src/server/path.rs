@@ -3,7 +3,7 @@
 use percent_encoding::percent_decode_str;
 
 use super::reply::Refusal;
-use crate::model::MachineName;
+use crate::model::{MachineName, MachinetypeName, SpaceName};
 use crate::state::Published;
 
 /// Longer paths are refused: a machine name has 200 bytes, a file name 255, all of them perhaps
@@ -101,6 +101,39 @@ impl Target {
     }
 }
 
+/// What a path `/heartbeatlists/SPACE/MACHINETYPE` names; whether there is such a list is for the
+/// disk to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeartbeatList {
+    /// The space.
+    pub space: SpaceName,
+    /// The machinetype.
+    pub machinetype: MachinetypeName,
+}
+
+impl HeartbeatList {
+    /// Reads the path of a request, `None` when it names no heartbeat list. The names need no
+    /// percent-encoding; what has some is none of them.
+    pub fn parse(path: &str) -> Option<Self> {
+        let rest = path.trim_start_matches('/');
+        if path.len() > MAX_PATH || rest.len() == path.len() {
+            return None;
+        }
+        let mut parts = rest.split('/').filter(|part| !part.is_empty());
+        let found = (parts.next()?, parts.next()?, parts.next()?);
+        let ("heartbeatlists", space, machinetype) = found else {
+            return None;
+        };
+        if parts.next().is_some() || path.ends_with('/') {
+            return None;
+        }
+        Some(Self {
+            space: SpaceName::new(space).ok()?,
+            machinetype: MachinetypeName::new(machinetype).ok()?,
+        })
+    }
+}
+
 fn bad_name() -> Refusal {
     Refusal::new(
         http::StatusCode::BAD_REQUEST,
@@ -185,6 +218,35 @@ mod tests {
         }
         let endless = Target::parse(&"/a".repeat(MAX_PATH)).unwrap_err();
         assert_eq!(endless.status, StatusCode::URI_TOO_LONG);
+    }
+
+    #[test]
+    fn heartbeat_lists_of_a_space_and_a_machinetype() {
+        let found = HeartbeatList::parse("/heartbeatlists/example.org/atlas-1").unwrap();
+        assert_eq!(found.space.as_str(), "example.org");
+        assert_eq!(found.machinetype.as_str(), "atlas-1");
+        assert_eq!(
+            HeartbeatList::parse("//heartbeatlists//example.org//atlas-1"),
+            Some(found)
+        );
+        for nowhere in [
+            "",
+            "*",
+            "/heartbeatlists",
+            "/heartbeatlists/example.org",
+            "/heartbeatlists/example.org/",
+            "/heartbeatlists/example.org/atlas/",
+            "/heartbeatlists/example.org/atlas/x",
+            "/heartbeatlists/../atlas",
+            "/heartbeatlists/example.org/..",
+            "/heartbeatlists/example.org/.x",
+            "/heartbeatlists/example.org/a%2fb",
+            "/heartbeatlists/example.org/%61tlas",
+            "/machines/example.org/atlas",
+            "heartbeatlists/example.org/atlas",
+        ] {
+            assert_eq!(HeartbeatList::parse(nowhere), None, "{nowhere}");
+        }
     }
 
     proptest! {

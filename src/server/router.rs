@@ -10,11 +10,11 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 
-use super::files::Directory;
+use super::files::{Directory, OpenFile};
 use super::identity::Credentials;
 use super::joboutputs::{Growing, Joboutputs, Limits, Placed, Reservation};
 use super::occasionally::Occasionally;
-use super::path::{FileName, Leaf, Target};
+use super::path::{FileName, HeartbeatList, Leaf, Target};
 use super::reply::{self, Refusal, ReplyBody};
 use crate::blocking;
 use crate::clock::Clock;
@@ -89,10 +89,15 @@ impl Router {
         B::Error: std::fmt::Display,
     {
         let (head, mut body) = request.into_parts();
-        let answered = match head.method {
-            Method::GET | Method::HEAD => self.read(head.uri.path(), &head.headers, client),
-            Method::PUT => self.write(&head, &mut body, client).await,
-            _ => Target::parse(head.uri.path()).and_then(|target| Err(no_method(&target))),
+        let list = HeartbeatList::parse(head.uri.path());
+        let answered = match (&head.method, list) {
+            (&Method::GET | &Method::HEAD, Some(list)) => self.heartbeat_list(&list, &head.headers),
+            (_, Some(_)) => Err(Refusal::method("GET, HEAD")),
+            (&Method::GET | &Method::HEAD, None) => {
+                self.read(head.uri.path(), &head.headers, client)
+            }
+            (&Method::PUT, None) => self.write(&head, &mut body, client).await,
+            (_, None) => Target::parse(head.uri.path()).and_then(|target| Err(no_method(&target))),
         };
         let refusal = match answered {
             Ok(response) => {
@@ -139,12 +144,22 @@ impl Router {
                     .file(name.as_str())
                     .map_err(|error| Refusal::disk(&error))?
                     .ok_or_else(Refusal::not_found)?;
-                let version = found.version.clone();
-                reply::file(&version, headers, || {
-                    found.content().map_err(|error| Refusal::disk(&error))
-                })
+                send(found, headers)
             }
         }
+    }
+
+    /// GET and HEAD of a heartbeat list, which anybody may, like machinefeatures.
+    fn heartbeat_list(
+        &self,
+        list: &HeartbeatList,
+        headers: &HeaderMap,
+    ) -> Result<Response<ReplyBody>, Refusal> {
+        let disk = |error: std::io::Error| Refusal::disk(&error);
+        let lists = Directory::of_heartbeat_lists(&self.layout, &list.space).map_err(disk)?;
+        let lists = lists.ok_or_else(Refusal::not_found)?;
+        let found = lists.file(list.machinetype.as_str()).map_err(disk)?;
+        send(found.ok_or_else(Refusal::not_found)?, headers)
     }
 
     /// PUT. Nothing of the body is read, and "100 Continue" is not sent, before it is clear who
@@ -302,6 +317,14 @@ impl Router {
             ),
         }
     }
+}
+
+/// The answer with a file, or 304.
+fn send(found: OpenFile, headers: &HeaderMap) -> Result<Response<ReplyBody>, Refusal> {
+    let version = found.version.clone();
+    reply::file(&version, headers, || {
+        found.content().map_err(|error| Refusal::disk(&error))
+    })
 }
 
 fn too_slow() -> Refusal {

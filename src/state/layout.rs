@@ -185,6 +185,16 @@ impl Layout {
         self.root.join("apel-outgoing")
     }
 
+    /// The heartbeat lists of a space: what `/heartbeatlists/SPACE/` on the HTTPS server shows.
+    pub fn heartbeat_lists(&self, space: &SpaceName) -> PathBuf {
+        self.all_heartbeat_lists().join(space)
+    }
+
+    /// The heartbeat lists of all spaces.
+    pub fn all_heartbeat_lists(&self) -> PathBuf {
+        self.root.join("heartbeatlists")
+    }
+
     /// Where files grow before they are renamed to their place; on the same file system.
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")

@@ -10,6 +10,7 @@
 //! 4. One daemon at a time: [`Store::open`] holds a lock as long as the store lives.
 
 pub mod disk;
+mod heartbeats;
 mod joboutputs;
 pub mod layout;
 mod machine;

@@ -17,6 +17,7 @@ mod contract;
 mod daemon;
 mod demo;
 mod fuzz;
+mod grid;
 mod leaks;
 mod openstack_adapter;
 mod openstack_daemon;

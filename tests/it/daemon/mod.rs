@@ -3,14 +3,17 @@
 mod client;
 mod clouds;
 mod configuration;
+mod contextualization;
 mod crashes;
 mod disk;
 mod elsewhere;
 pub mod factory;
+mod heartbeats;
 mod kept;
 mod life;
 mod pipes;
 mod plan;
+mod proxies;
 mod remote;
 mod removed;
 mod restart;

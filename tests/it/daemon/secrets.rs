@@ -15,7 +15,7 @@ const TEMPLATE: &str = "staple-from-the-template";
 const TOKEN: &str = "token-that-opens-the-cloud";
 
 /// An OpenStack with one flavor, one image and no servers that takes every order.
-fn cloud(seen: &Seen, base: &str) -> Reply {
+pub fn cloud(seen: &Seen, base: &str) -> Reply {
     let endpoint = |path: &str| json!([{"interface": "public", "region": "R1", "url": format!("{base}{path}")}]);
     let later = chrono::Utc::now() + chrono::Duration::hours(1);
     match (seen.method.as_str(), seen.path.as_str()) {
@@ -50,7 +50,7 @@ fn cloud(seen: &Seen, base: &str) -> Reply {
 }
 
 /// A site that uses that cloud.
-fn site(server: &Scripted) -> Factory {
+pub fn site(server: &Scripted) -> Factory {
     let factory = Factory::new();
     let password = BASE64_STANDARD.encode(PASSWORD);
     let space = format!(

@@ -14,6 +14,7 @@
 //! | `situation` | the JSON of `vcycled plan --snapshot`, and decisions from it |
 //! | `simulated` | the file of the embedded cloud |
 //! | `vacuum_pipe` | the documents of vacuum pipes, to the configuration that comes of them |
+//! | `proxies` | certificates and keys that proxies are made from |
 //! | `texts` | shutdown_message, DNs, cloud errors, user_data templates, names |
 //!
 //! Parsers that nothing outside their module sees have their properties beside them (`src/config/ini.rs`,
@@ -27,6 +28,7 @@ mod config;
 mod json;
 mod memory;
 mod openstack;
+mod proxies;
 mod pythons;
 mod simulated;
 mod situation;

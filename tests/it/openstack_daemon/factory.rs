@@ -2,8 +2,9 @@
 //! what its VMs would do.
 
 use std::fmt::Write;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -22,6 +23,10 @@ const VM: [(&str, &str); 3] = [("DC", "org"), ("DC", "example"), ("CN", "vm")];
 pub const USER_DATA: &str = "#!/bin/sh\n\
     echo I am ##user_data_machine_hostname## of ##user_data_machinetype## in ##user_data_space##\n\
     echo my features are at ##user_data_machinefeatures_url##, my queue is ##user_data_option_queue##\n";
+/// Another, which they find as `proxied`; a certificate and its key are where `user_data_proxy =
+/// True` looks for them.
+const PROXIED: &str = "#!/bin/sh\n# ##user_data_heartbeat_machines_url##\n\
+    cat >/root/proxy.pem <<EOF\n##user_data_x509_proxy##EOF\n";
 /// What each machinetype has unless it says otherwise.
 const MACHINETYPE: &str = "flavor_name = small\ntarget_share = 1\nbackoff_seconds = 3600\n\
     user_data = user_data\nuser_data_option_queue = test\n\
@@ -75,6 +80,7 @@ pub struct Factory {
     dir: tempfile::TempDir,
     space: String,
     authority: Party,
+    user: Party,
     vm: reqwest::Client,
     stranger: reqwest::Client,
     daemon: Mutex<Option<Child>>,
@@ -106,6 +112,7 @@ impl Factory {
             dir,
             space: space.name.to_owned(),
             authority,
+            user,
             daemon: Mutex::new(None),
         };
         factory.write_certificates(stage);
@@ -193,7 +200,13 @@ impl Factory {
                 space.name
             );
             fs::create_dir_all(self.path(&kept)).unwrap();
-            fs::write(self.path(&kept).join("user_data"), USER_DATA).unwrap();
+            let kept = self.path(&kept);
+            fs::write(kept.join("user_data"), USER_DATA).unwrap();
+            fs::write(kept.join("proxied"), PROXIED).unwrap();
+            for file in ["x509cert.pem", "x509key.pem"] {
+                self.user.write(&kept.join(file));
+                fs::set_permissions(kept.join(file), Permissions::from_mode(0o600)).unwrap();
+            }
         }
         fs::create_dir(self.path("vcycle.d")).unwrap();
         fs::write(self.path("vcycle.conf"), conf).unwrap();
@@ -394,6 +407,13 @@ impl Factory {
     /// What a client without a certificate is told when it writes.
     pub async fn write_as_stranger(&self, url: &str, body: &str) -> u16 {
         let request = self.stranger.put(url).body(body.to_owned());
+        request.send().await.unwrap().status().as_u16()
+    }
+
+    /// What a client with this certificate is told when it writes.
+    pub async fn write_as(&self, party: &Party, url: &str, body: &str) -> u16 {
+        let request = client(&self.authority, Some(party)).put(url);
+        let request = request.body(body.to_owned());
         request.send().await.unwrap().status().as_u16()
     }
 
