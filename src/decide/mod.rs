@@ -17,6 +17,7 @@
 mod create;
 mod finish;
 pub mod leaks;
+mod placement;
 mod plan;
 mod terminate;
 #[cfg(test)]
@@ -25,8 +26,9 @@ pub mod testing;
 mod tests;
 mod view;
 
+pub use placement::places;
 pub use plan::{
-    Blocked, Bookkeeping, Create, Delete, Finish, MachinetypeReport, Plan, Reason, Report,
+    Blocked, Bookkeeping, Create, Delete, Finish, MachinetypeReport, NoRoom, Plan, Reason, Report,
     SpaceReport, Unit,
 };
 

@@ -12,7 +12,7 @@ use super::{Memory, Volatile, heartbeat_file, join};
 use crate::config::{self, Raw, SpaceConfig};
 use crate::model::{
     CloudFacts, CloudId, CloudLimits, CloudMachine, Ended, FactoryName, Flavor, Heartbeat, History,
-    Hs06, MachineFiles, MachineName, MachinetypeName, Processors, Seconds, ShutdownMessage,
+    Hs06, MachineFiles, MachineName, MachinetypeName, Place, Processors, Seconds, ShutdownMessage,
     SpaceName, SpaceSnapshot, Timestamp,
 };
 use crate::state::SHUTDOWN_MESSAGE;
@@ -57,6 +57,9 @@ pub struct Situation {
     /// What is known of the machinetypes from before.
     #[serde(default)]
     machinetypes: BTreeMap<MachinetypeName, Past>,
+    /// Where the cloud had no room.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    exhausted: Vec<Exhausted>,
     /// The complete scan before this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_scan: Option<Timestamp>,
@@ -90,6 +93,16 @@ struct Past {
     last_failure: Option<Timestamp>,
 }
 
+/// A place without room, and when the cloud said so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Exhausted {
+    flavor: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
+    at: Timestamp,
+}
+
 /// The contents of one machine directory, by the names of its files.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -117,6 +130,12 @@ struct Directory {
     fizzle_seconds: Option<Seconds>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     accounting_fqan: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    flavor: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    volumes: Vec<String>,
     #[serde(default)]
     machinefeatures: Machinefeatures,
     #[serde(default)]
@@ -246,6 +265,9 @@ impl Situation {
             empty_scans: self.empty_scans,
             ..Memory::default()
         };
+        for Exhausted { flavor, zone, at } in self.exhausted.iter().cloned() {
+            memory.exhausted.insert(Place { flavor, zone }, at);
+        }
         for (name, past) in &self.machinetypes {
             let history = History {
                 last_abort: past.last_abort_time,
@@ -308,6 +330,15 @@ impl Situation {
                     (name.clone(), past)
                 })
                 .collect(),
+            exhausted: memory
+                .exhausted
+                .iter()
+                .map(|(place, at)| Exhausted {
+                    flavor: place.flavor.clone(),
+                    zone: place.zone.clone(),
+                    at: *at,
+                })
+                .collect(),
             last_scan: memory.previous_scan,
             empty_scans: memory.empty_scans,
             listening_since: snapshot.listening_since,
@@ -356,6 +387,9 @@ impl Directory {
             wall_limit: self.jobfeatures.wall_limit_secs,
             fizzle: self.fizzle_seconds,
             accounting_fqan: self.accounting_fqan.clone(),
+            flavor: self.flavor.clone(),
+            zone: self.zone.clone(),
+            volumes: self.volumes.clone(),
         })
     }
 
@@ -386,6 +420,9 @@ impl Directory {
             ended: files.ended,
             fizzle_seconds: files.fizzle,
             accounting_fqan: files.accounting_fqan,
+            flavor: files.flavor,
+            zone: files.zone,
+            volumes: files.volumes,
             machinefeatures: Machinefeatures { hs06: files.hs06 },
             jobfeatures: Jobfeatures {
                 allocated_cpu: files.processors,
