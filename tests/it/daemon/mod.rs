@@ -7,6 +7,7 @@ mod crashes;
 mod disk;
 pub mod factory;
 mod life;
+mod placing;
 mod plan;
 mod removed;
 mod restart;
