@@ -27,6 +27,8 @@ pub enum Purpose {
     SimulatedFates = 5,
     /// Further seeds.
     Seeds = 6,
+    /// The zone of the first new machine of a cycle.
+    Zones = 7,
 }
 
 impl Seed {

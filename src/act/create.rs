@@ -9,9 +9,11 @@ use futures_util::StreamExt;
 use super::userdata::{Context, UserData, UserDataError, read_file};
 use super::{Actor, CONCURRENCY, directory, mjf};
 use crate::cloud::{CloudError, CloudErrorKind, CreateRequest};
-use crate::config::{Api, ImageSource, MachinetypeConfig};
-use crate::decide::Create;
-use crate::model::{CloudId, Flavor, MachineFiles, MachineName, MachinetypeName, Timestamp};
+use crate::config::{ImageSource, MachinetypeConfig};
+use crate::decide::{self, Create};
+use crate::model::{
+    CloudId, Gigabytes, MachineFiles, MachineName, MachinetypeName, Place, Placement, Timestamp,
+};
 use crate::state::{NewMachine, Published, StateError};
 
 /// So many errors in a row stop the creations of a pass (SPEC 7).
@@ -31,6 +33,8 @@ pub struct CreateOutcome {
     pub files: Option<MachineFiles>,
     /// How it went.
     pub result: Result<CloudId, CreateError>,
+    /// Where the cloud said that it has no room, and how.
+    pub no_room: Vec<(Placement, CloudError)>,
 }
 
 /// Why a machine was not created, or is not known to be.
@@ -53,8 +57,8 @@ pub enum CreateError {
 /// What the creates of one pass tell each other.
 #[derive(Debug, Default)]
 struct Pass {
-    /// Flavor and zone pairs that the cloud has no room for now.
-    exhausted: BTreeSet<(String, Option<String>)>,
+    /// Where the cloud has no room now.
+    exhausted: BTreeSet<Place>,
     /// Errors in a row that are about the cloud as a whole.
     cloud_errors: u32,
     /// Errors in a row that are about one machinetype, so that one that cannot be created never
@@ -75,11 +79,11 @@ pub async fn create_all(actor: &Actor, creates: Vec<Create>) -> Vec<CreateOutcom
 }
 
 async fn create_one(actor: &Actor, create: Create, pass: &Mutex<Pass>) -> CreateOutcome {
-    let mut files = None;
+    let (mut files, mut no_room) = (None, Vec::new());
     let result = match with(pass, |pass| pass.refuses(&create.machinetype)) {
         Some(why) => Err(CreateError::NotTried(why)),
         None => {
-            let result = try_create(actor, &create, pass, &mut files).await;
+            let result = try_create(actor, &create, pass, (&mut files, &mut no_room)).await;
             with(pass, |pass| pass.learn(&create.machinetype, &result));
             result
         }
@@ -89,6 +93,7 @@ async fn create_one(actor: &Actor, create: Create, pass: &Mutex<Pass>) -> Create
         machinetype: create.machinetype,
         files,
         result,
+        no_room,
     }
 }
 
@@ -149,7 +154,7 @@ async fn try_create(
     actor: &Actor,
     create: &Create,
     pass: &Mutex<Pass>,
-    files: &mut Option<MachineFiles>,
+    (files, no_room): (&mut Option<MachineFiles>, &mut Vec<(Placement, CloudError)>),
 ) -> Result<CloudId, CreateError> {
     unless_stopping(actor)?;
     let Some(machinetype) = actor.config.machinetypes.get(&create.machinetype) else {
@@ -174,38 +179,38 @@ async fn try_create(
         text: user_data,
         created,
     } = actor.templates.user_data(context).await?;
-    let mut no_room = None;
-    for flavor in &create.flavors {
-        for zone in zones(actor) {
-            let place = (flavor.id.clone(), zone.clone());
-            if with(pass, |pass| pass.exhausted.contains(&place)) {
-                continue;
-            }
-            // Getting here can have taken a while.
-            unless_stopping(actor)?;
-            let request = CreateRequest {
-                name: create.machine.clone(),
-                flavor: flavor.clone(),
-                image: image.clone(),
-                public_key: public_key.clone(),
-                user_data: user_data.clone(),
-                metadata: metadata(actor, machinetype, &create.machine),
-                zone,
-            };
-            match ask(actor, machinetype, (&request, created), files).await {
-                Err(CreateError::Cloud(error))
-                    if matches!(error.kind, CloudErrorKind::Quota | CloudErrorKind::Capacity) =>
-                {
-                    with(pass, |pass| pass.exhausted.insert(place));
-                    no_room = Some(error);
-                }
-                other => return other,
-            }
+    for placement in &create.placements {
+        let place = placement.place();
+        if with(pass, |pass| pass.exhausted.contains(&place)) {
+            continue;
         }
+        // Getting here can have taken a while.
+        unless_stopping(actor)?;
+        let flavor = placement.flavor.clone();
+        let request = CreateRequest {
+            name: create.machine.clone(),
+            volume: actor.config.volume(flavor.processors),
+            flavor,
+            image: image.clone(),
+            public_key: public_key.clone(),
+            user_data: user_data.clone(),
+            metadata: metadata(actor, machinetype, &create.machine),
+            zone: placement.zone.clone(),
+        };
+        let error = match ask(actor, machinetype, (&request, created), files).await {
+            Err(CreateError::Cloud(error)) => error,
+            other => return other,
+        };
+        let Some(shortage) = error.kind.shortage() else {
+            return Err(error.into());
+        };
+        let places = decide::places(&actor.config, place, shortage);
+        with(pass, |pass| pass.exhausted.extend(places));
+        no_room.push((placement.clone(), error));
     }
-    Err(no_room.map_or_else(
+    Err(no_room.last().map_or_else(
         || CreateError::NotTried("the cloud has no room for its flavor(s) now".to_owned()),
-        CreateError::Cloud,
+        |(_, error)| CreateError::Cloud(error.clone()),
     ))
 }
 
@@ -264,28 +269,22 @@ fn new_machine(
     created: Timestamp,
 ) -> NewMachine {
     let names = (&request.name, &machinetype.name);
-    let size = size(&request.flavor);
+    let size = size(request);
     NewMachine {
+        flavor: Some(request.flavor.id.clone()),
+        zone: request.zone.clone(),
         user_data: Some(request.user_data.clone()),
         ..directory::contents(&actor.config, &actor.factory, names, size, created)
     }
 }
 
-fn size(flavor: &Flavor) -> mjf::Size {
+/// What the machine will have. A volume that it boots from takes the place of the flavor's disk.
+fn size(request: &CreateRequest) -> mjf::Size {
+    let flavor = &request.flavor;
     mjf::Size {
         processors: flavor.processors,
         memory_mb: flavor.memory_mb,
-        disk_gb: flavor.disk_gb,
-    }
-}
-
-/// The zones to try, in turn; `None` leaves it to the cloud.
-fn zones(actor: &Actor) -> Vec<Option<String>> {
-    match &actor.config.api {
-        Api::OpenStack(options) if !options.zones.is_empty() => {
-            options.zones.iter().cloned().map(Some).collect()
-        }
-        Api::OpenStack(_) | Api::Ec2(_) | Api::Simulated(_) => vec![None],
+        disk_gb: request.volume.map(Gigabytes::get).or(flavor.disk_gb),
     }
 }
 

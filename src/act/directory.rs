@@ -28,6 +28,8 @@ pub fn contents(
             .map(ToString::to_string),
         fizzle: configured.map(|configured| configured.fizzle),
         accounting_fqan: configured.and_then(|configured| configured.accounting_fqan.clone()),
+        flavor: None,
+        zone: None,
         user_data: None,
         machinefeatures,
         jobfeatures,

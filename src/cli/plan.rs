@@ -288,17 +288,16 @@ fn for_people(planned: &Planned<'_>, left: &Counts) -> String {
     }
     lines.push(format!("  would create {}", plan.creates.len()));
     for create in &plan.creates {
-        let flavors: Vec<_> = create
-            .flavors
-            .iter()
-            .map(|flavor| flavor.name.as_str())
-            .collect();
+        let placements = create.placements.iter();
+        let places: Vec<_> = placements.map(ToString::to_string).collect();
         lines.push(format!(
             "    {} flavor {}",
             create.machine,
-            flavors.join(", else ")
+            places.join(", else ")
         ));
     }
+    let no_room = space.exhausted.iter();
+    lines.extend(no_room.map(|no_room| format!("  {no_room}")));
     for (name, report) in &plan.report.machinetypes {
         lines.push(format!(
             "  machinetype {name}: {} machine(s), {} starting, {} running, share {}; no more because: {}",
@@ -328,6 +327,8 @@ fn about(action: &Bookkeeping) -> String {
         Bookkeeping::Miss { .. } => "is not listed".to_owned(),
         Bookkeeping::Return { .. } => "is listed again".to_owned(),
         Bookkeeping::Shutdowntime { at, .. } => format!("be down by {}", at.to_rfc3339()),
+        Bookkeeping::Volumes { volumes, .. } => format!("has volume(s) {}", volumes.join(", ")),
+        Bookkeeping::Exhausted { .. } => "shows that the cloud has no room there".to_owned(),
         Bookkeeping::Finish(finish) => format!(
             "ended at {}: {}{}",
             finish.stopped.to_rfc3339(),

@@ -16,6 +16,8 @@ pub struct Search {
     /// Machines of ours that the cloud lists no more: what it made for them by itself bears no
     /// marks, only their identifiers.
     pub gone: BTreeSet<CloudId>,
+    /// The identifiers of volumes that it made for them, as far as that is on file.
+    pub gone_volumes: BTreeSet<String>,
 }
 
 /// For each kind all things that bear the marks, or why they are not listed.

@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Clock;
 use crate::config::{Api, SpaceConfig};
 use crate::model::{
-    CloudFacts, CloudId, CloudMachine, Flavor, Leftover, MachineName, Seconds, Secret,
+    CloudFacts, CloudId, CloudMachine, Flavor, Gigabytes, Leftover, MachineName, Seconds, Secret,
+    Shortage,
 };
 use crate::rng::Seeds;
 
@@ -89,6 +90,9 @@ pub struct CreateRequest {
     pub flavor: Flavor,
     /// The image, by the cloud's identifier or by name (an ambiguous name is an error).
     pub image: String,
+    /// The volume to boot from, made from the image by the same request and deleted with the
+    /// machine; `None` boots from the flavor's disk.
+    pub volume: Option<Gigabytes>,
     /// The text of an OpenSSH public key for root, imported once for each distinct key.
     pub public_key: Option<String>,
     /// The contextualization, not yet encoded.
@@ -181,7 +185,7 @@ pub enum CloudErrorKind {
     NotFound,
     /// A quota of the tenancy is used up.
     Quota,
-    /// The cloud has no room for this flavor in this zone now.
+    /// The cloud has no room for this flavor in this zone now, or no such zone to offer.
     Capacity,
     /// The credentials do not work, or may not do this.
     Auth,
@@ -196,6 +200,22 @@ pub enum CloudErrorKind {
     Ambiguous,
     /// The cloud understood and refuses: a wrong name, image, size, or an answer we cannot read.
     Rejected,
+}
+
+impl CloudErrorKind {
+    /// What the cloud has too little of, when that is what the error says.
+    pub const fn shortage(self) -> Option<Shortage> {
+        match self {
+            Self::Quota => Some(Shortage::Quota),
+            Self::Capacity => Some(Shortage::Hosts),
+            Self::NotFound
+            | Self::Auth
+            | Self::RateLimited { .. }
+            | Self::Transient
+            | Self::Ambiguous
+            | Self::Rejected => None,
+        }
+    }
 }
 
 /// An error of a cloud, ready to be shown: `POST http://nova/servers: 403 Forbidden: Quota exceeded`.

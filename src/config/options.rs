@@ -201,7 +201,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         .deprecated(&["max_processors"]),
     option(Space, "flavor_names", "list", Off, "flavors for machinetypes that name none")
         .aliases(&["flavor_name"]),
-    option(Space, "volume_gb_per_processor", "number", Text("0"), "size of the boot volume").later(),
+    option(Space, "volume_gb_per_processor", "number", Text("0"), "size of the boot volume"),
     option(Space, "gocdb_sitename", "word", Off, "site name in accounting records"),
     option(Space, "benchmark", "word", Text("hepspec"), "what power is measured in in those records"),
     option(Space, "vacmon_hostport", "list", Off, "receivers of VacMon messages").later(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{MachinetypeName, Seconds, Secret, SpaceName, Timestamp};
+use crate::model::{Gigabytes, MachinetypeName, Processors, Seconds, Secret, SpaceName, Timestamp};
 
 use super::MachinetypeConfig;
 use super::options::ApiName;
@@ -22,7 +22,7 @@ pub struct SpaceConfig {
     pub processors_limit: Option<u32>,
     /// `flavor_names`: flavors for machinetypes that name none.
     pub flavor_names: Vec<String>,
-    /// `volume_gb_per_processor`: size of the boot volume; 0 is none.
+    /// `volume_gb_per_processor`: size of the boot volume, which goes with the VM; 0 is none.
     pub volume_gb_per_processor: u32,
     /// `gocdb_sitename`: site name for APEL; without it records are only archived.
     pub gocdb_sitename: Option<String>,
@@ -45,6 +45,22 @@ pub struct SpaceConfig {
     pub remove_leaks: bool,
     /// Its machinetypes. There may be none while nothing is known of a vacuum pipe, or it tells none.
     pub machinetypes: BTreeMap<MachinetypeName, MachinetypeConfig>,
+}
+
+impl SpaceConfig {
+    /// The availability zones to try; none leaves the choice to the cloud.
+    pub fn zones(&self) -> &[String] {
+        match &self.api {
+            Api::OpenStack(options) => &options.zones,
+            Api::Ec2(_) | Api::Simulated(_) => &[],
+        }
+    }
+
+    /// The volume that a machine with so many processors boots from, if it boots from one.
+    pub fn volume(&self, processors: Processors) -> Option<Gigabytes> {
+        let each = u64::from(self.volume_gb_per_processor);
+        Gigabytes::new(each * u64::from(processors.get()))
+    }
 }
 
 /// Which cloud API a space speaks.
@@ -73,7 +89,8 @@ pub struct OpenStackOptions {
     pub credentials: OpenStackCredentials,
     /// `region`: `None` takes the first region of the service catalog.
     pub region: Option<String>,
-    /// `zones`: tried in turn; empty leaves the placement to the cloud.
+    /// `zones`: each machine begins with the next of them, and tries the others when there is no
+    /// room; empty leaves the placement to the cloud.
     pub zones: Vec<String>,
     /// `security_groups`: empty means the cloud's default.
     pub security_groups: Vec<String>,

@@ -82,6 +82,8 @@ pub(super) fn wanted(actions: &[Bookkeeping]) -> Vec<Wanted> {
         | Bookkeeping::Return { .. }
         | Bookkeeping::Shutdowntime { .. }
         | Bookkeeping::Stop { .. }
+        | Bookkeeping::Volumes { .. }
+        | Bookkeeping::Exhausted { .. }
         | Bookkeeping::Finish(_)
         | Bookkeeping::Forget { .. } => None,
     });

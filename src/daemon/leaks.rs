@@ -39,6 +39,7 @@ pub async fn find_leftovers(
         owner,
         public_keys,
         gone: leaks::gone(snapshot),
+        gone_volumes: leaks::gone_volumes(snapshot),
     };
     let mut found = cloud.leftovers(&search).await;
     if let Some(why) = unknown {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::Rng;
 
 use super::finish;
+use super::placement::{self, Usable};
 use super::plan::{
     Blocked, Bookkeeping, Create, MachinetypeReport, Report, SpaceReport, Unit, share_weight,
 };
@@ -41,6 +42,7 @@ pub(super) fn creates(
     let mut kinds = kinds(view, bookkeeping, room.unit);
     let mut ties = seed.stream(Purpose::Ties);
     let mut names = Names::new(view, seed);
+    let mut turn = first_turn(view, seed);
     let mut creates = Vec::new();
     while let Some((index, flavor)) = choose(view, &kinds, &room, &mut ties) {
         let kind = &mut kinds[index];
@@ -49,14 +51,9 @@ pub(super) fn creates(
         creates.push(Create {
             machine: names.next(&kind.config.name),
             machinetype: kind.config.name.clone(),
-            flavors: kind
-                .flavors
-                .iter()
-                .skip_while(|other| other.id != flavor.id)
-                .filter(|other| other.processors <= flavor.processors)
-                .map(|other| (*other).clone())
-                .collect(),
+            placements: placement::to_try(view, &kind.flavors, flavor, turn),
         });
+        turn = turn.wrapping_add(1);
     }
     let machinetypes = kinds
         .iter()
@@ -78,6 +75,14 @@ pub(super) fn creates(
             machinetypes,
         },
     )
+}
+
+/// Which zone's turn it is for the first new machine.
+fn first_turn(view: &View<'_>, seed: Seed) -> usize {
+    match view.config.zones().len() {
+        0 | 1 => 0,
+        several => seed.stream(Purpose::Zones).random_range(0..several),
+    }
 }
 
 /// The machinetype to create next: of those that qualify, the one that has least of its share;
@@ -121,7 +126,18 @@ fn qualifies<'a>(view: &View<'_>, kind: &Kind<'a>, room: &Room) -> Result<&'a Fl
         });
     }
     let mut why = None;
-    for flavor in &kind.flavors {
+    for Usable {
+        flavor,
+        closed_until,
+    } in &kind.flavors
+    {
+        if let Some(until) = *closed_until {
+            why = why.or_else(|| {
+                let flavor = flavor.name.clone();
+                Some(Blocked::Exhausted { flavor, until })
+            });
+            continue;
+        }
         match kind
             .blocks(flavor.processors)
             .or_else(|| room.blocks(flavor.processors))
@@ -147,6 +163,7 @@ impl Blocked {
             | Self::SuspectScan { .. }
             | Self::NoLimitKnown
             | Self::NoFlavor { .. }
+            | Self::Exhausted { .. }
             | Self::Unsupported { .. }
             | Self::Backoff { .. }
             | Self::Trial { .. }
@@ -162,7 +179,7 @@ impl Blocked {
 /// One machinetype while the plan grows.
 struct Kind<'a> {
     config: &'a MachinetypeConfig,
-    flavors: Vec<&'a Flavor>,
+    flavors: Vec<Usable<'a>>,
     /// Whether anything that does not change within the pass forbids new machines.
     standing: Result<(), Blocked>,
     machines: u32,
@@ -327,12 +344,12 @@ fn new_kind<'a>(
             if finish.abort {
                 history.last_abort = history.last_abort.max(Some(finish.stopped));
             }
-            if finish.never_ran() {
+            if finish.pauses {
                 history.note_failure(view.now);
             }
         }
     }
-    let flavors = flavors(view, config);
+    let flavors = placement::usable(view, config);
     let backoff_until = history.last_abort.map(|at| at + config.backoff);
     let standing = standing(view, config, &history, backoff_until)
         .and_then(|()| flavors.as_ref().map(|_| ()).map_err(Clone::clone));
@@ -390,40 +407,6 @@ fn standing(
         }
     }
     Ok(())
-}
-
-/// The flavors of a machinetype that the cloud has and the configuration allows, in its order.
-fn flavors<'a>(view: &View<'a>, config: &MachinetypeConfig) -> Result<Vec<&'a Flavor>, Blocked> {
-    let mut why = Vec::new();
-    let mut usable = Vec::new();
-    for name in &config.flavor_names {
-        let Some(flavor) = view.snapshot.facts.flavor(name) else {
-            why.push(format!("the cloud has no flavor {name}"));
-            continue;
-        };
-        let has = flavor.processors;
-        if config
-            .flavor_min_processors
-            .is_some_and(|least| has < least)
-        {
-            why.push(format!(
-                "{name} has {has} processor(s), less than min_processors"
-            ));
-        } else if config.max_processors.is_some_and(|most| has > most) {
-            why.push(format!(
-                "{name} has {has} processor(s), more than max_processors"
-            ));
-        } else {
-            usable.push(flavor);
-        }
-    }
-    if usable.is_empty() {
-        Err(Blocked::NoFlavor {
-            why: why.join("; "),
-        })
-    } else {
-        Ok(usable)
-    }
 }
 
 /// What is left of the space's limits.
@@ -549,6 +532,7 @@ impl Room {
             foreign_machines: view.snapshot.foreign_machines,
             machines_limit: self.machines_limit,
             processors_limit: self.processors_limit,
+            exhausted: placement::report(view),
         }
     }
 }

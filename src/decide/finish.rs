@@ -1,5 +1,6 @@
 //! Bookkeeping: what this scan has told us about each machine (SPEC 3 steps 4, 6 and 9, SPEC 5).
 
+use super::placement;
 use super::plan::{Bookkeeping, Finish};
 use super::terminate;
 use super::view::{Bucket, MachineView, View};
@@ -60,6 +61,12 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
                     id: listed.id.clone(),
                 });
             }
+            if !listed.volumes.is_empty() && files.volumes != listed.volumes {
+                actions.push(Bookkeeping::Volumes {
+                    machine: name(),
+                    volumes: listed.volumes.clone(),
+                });
+            }
             if files.started.is_none()
                 && let Some(at) = started
             {
@@ -95,6 +102,7 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
         }
         Bucket::Pending | Bucket::NeverAppeared | Bucket::Unlisted | Bucket::Gone => {}
     }
+    actions.extend(placement::remember(view, machine));
     let mut over = files.finished.is_some();
     if !over && let Some(finish) = finish(view, machine, started) {
         if awaits_message(view, machine, finish.stopped) {
@@ -208,14 +216,17 @@ fn finish(
     let code = message.and_then(crate::model::ShutdownMessage::code);
     let ran = started.map(|started| stopped.since(started));
     let fault = listed.and_then(|listed| listed.fault.as_deref());
+    let abort = is_abort(code, ran, fizzle, files.ended);
+    let never_ran = started.is_none() && !abort;
     Some(Finish {
         machine: files.name.clone(),
         machinetype: files.machinetype.clone(),
         started,
         stopped,
         code,
-        abort: is_abort(code, ran, fizzle, files.ended),
+        abort,
         account: ran.is_some_and(|ran| ran >= fizzle),
+        pauses: never_ran && !placement::has_room_elsewhere(view, machine.machinetype, listed),
         how: match (message, fault) {
             (Some(message), _) => format!("{how}, saying {:?}", message.text()),
             (None, Some(fault)) => format!("{how}: {fault}"),

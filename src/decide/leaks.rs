@@ -16,8 +16,8 @@ use serde::Serialize;
 use super::view::ADOPTION;
 use crate::config::{ImageSource, SpaceConfig};
 use crate::model::{
-    CloudId, CloudMachine, Leftover, LeftoverKind, Seconds, Sighting, SpaceSnapshot, Timestamp,
-    User,
+    CloudId, CloudMachine, Leftover, LeftoverKind, Machine, Seconds, Sighting, SpaceSnapshot,
+    Timestamp, User,
 };
 
 /// How long a thing must have been left over before it is removed, from one look to another.
@@ -74,11 +74,21 @@ const fn can_judge(snapshot: &SpaceSnapshot) -> bool {
 /// The machines on file that this scan does not list: what bears their identifiers may be left
 /// over.
 pub fn gone(snapshot: &SpaceSnapshot) -> BTreeSet<CloudId> {
-    let machines = snapshot.machines.iter();
-    machines
-        .filter(|machine| machine.listed.is_empty() && machine.files.stopped.is_some())
+    over(snapshot)
         .filter_map(|machine| machine.files.id.clone())
         .collect()
+}
+
+/// The volumes that the cloud made for those machines, as far as they are on file.
+pub fn gone_volumes(snapshot: &SpaceSnapshot) -> BTreeSet<String> {
+    over(snapshot)
+        .flat_map(|machine| machine.files.volumes.iter().cloned())
+        .collect()
+}
+
+fn over(snapshot: &SpaceSnapshot) -> impl Iterator<Item = &Machine> {
+    let machines = snapshot.machines.iter();
+    machines.filter(|machine| machine.listed.is_empty() && machine.files.stopped.is_some())
 }
 
 /// Judges what a look at `now` has listed, which is all there is of the kinds in `listed`. The

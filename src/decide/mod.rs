@@ -18,6 +18,7 @@ mod create;
 mod finish;
 mod heartbeats;
 pub mod leaks;
+mod placement;
 mod plan;
 mod terminate;
 #[cfg(test)]
@@ -27,8 +28,9 @@ mod tests;
 mod view;
 
 pub use heartbeats::{Beat, Heartbeats, heartbeats};
+pub use placement::places;
 pub use plan::{
-    Blocked, Bookkeeping, Create, Delete, Finish, MachinetypeReport, Plan, Reason, Report,
+    Blocked, Bookkeeping, Create, Delete, Finish, MachinetypeReport, NoRoom, Plan, Reason, Report,
     SpaceReport, Unit,
 };
 

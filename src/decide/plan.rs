@@ -6,8 +6,8 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::model::{
-    CloudId, CloudMachine, Ended, Flavor, Hs06, MachineName, MachinetypeName, Processors, Seconds,
-    Timestamp,
+    CloudId, CloudMachine, Ended, Hs06, MachineName, MachinetypeName, Place, Placement, Processors,
+    Seconds, Timestamp,
 };
 
 /// Everything that one pass over one space will do.
@@ -78,6 +78,24 @@ pub enum Bookkeeping {
         /// When it ended.
         at: Timestamp,
     },
+    /// The cloud has made volumes for it, and nothing but this says that they are ours.
+    Volumes {
+        /// Which machine.
+        machine: MachineName,
+        /// The cloud's identifiers of them.
+        volumes: Vec<String>,
+    },
+    /// It has shown that the cloud has no room.
+    Exhausted {
+        /// Which machine.
+        machine: MachineName,
+        /// The name of its flavor.
+        flavor: String,
+        /// Where there is none.
+        places: Vec<Place>,
+        /// Since when that is known.
+        at: Timestamp,
+    },
     /// It has ended.
     Finish(Finish),
     /// Copy what it wrote, beside the passes (log_joboutputs).
@@ -106,6 +124,8 @@ impl Bookkeeping {
             | Self::Shutdowntime { machine, .. }
             | Self::Stop { machine, .. }
             | Self::KeepJoboutputs { machine, .. }
+            | Self::Volumes { machine, .. }
+            | Self::Exhausted { machine, .. }
             | Self::Forget { machine } => machine,
             Self::Finish(finish) => &finish.machine,
         }
@@ -129,6 +149,9 @@ pub struct Finish {
     pub abort: bool,
     /// Whether it ran for at least fizzle_seconds, so that it is accounted for.
     pub account: bool,
+    /// Whether new machines of its machinetype wait for it: it never ran, and that was not only
+    /// for want of room in one of several places.
+    pub pauses: bool,
     /// How it ended, for people.
     pub how: String,
 }
@@ -264,9 +287,9 @@ pub struct Create {
     pub machine: MachineName,
     /// Its machinetype.
     pub machinetype: MachinetypeName,
-    /// The flavors to try, in this order; the room for the first has been reserved and none of the
-    /// others needs more.
-    pub flavors: Vec<Flavor>,
+    /// The places to try, in this order; the room for the first flavor has been reserved and none
+    /// of the others needs more.
+    pub placements: Vec<Placement>,
 }
 
 /// Why this and not more, in numbers.
@@ -291,6 +314,31 @@ pub struct SpaceReport {
     pub machines_limit: Option<u32>,
     /// The lower of processors_limit and the cloud's quota.
     pub processors_limit: Option<u32>,
+    /// Where the cloud had no room.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exhausted: Vec<NoRoom>,
+}
+
+/// A flavor in a zone that is not asked for because the cloud had no room for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NoRoom {
+    /// The name of the flavor.
+    pub flavor: String,
+    /// The zone, if the configuration has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// When it is asked for again.
+    pub until: Timestamp,
+}
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no room for {}", self.flavor)?;
+        if let Some(zone) = &self.zone {
+            write!(f, " in {zone}")?;
+        }
+        write!(f, ", next try at {}", self.until.to_rfc3339())
+    }
 }
 
 /// One machinetype in numbers.
@@ -338,6 +386,13 @@ pub enum Blocked {
     NoFlavor {
         /// Why not, for each of them.
         why: String,
+    },
+    /// The cloud has had no room for the flavor, in any zone.
+    Exhausted {
+        /// The name of the flavor; others may be without room too.
+        flavor: String,
+        /// When it is asked for again.
+        until: Timestamp,
     },
     /// Something that the machinetype asks for is not there.
     Unsupported {
@@ -443,7 +498,12 @@ impl fmt::Display for Blocked {
                 f,
                 "no limit is known: set max_machines or processors_limit in the space"
             ),
-            Self::NoFlavor { why } => write!(f, "no usable flavor: {why}"),
+            Self::NoFlavor { why } => write!(f, "no usable flavor in flavor_names: {why}"),
+            Self::Exhausted { flavor, until } => write!(
+                f,
+                "the cloud has no room for flavor {flavor}, next try at {}",
+                until.to_rfc3339()
+            ),
             Self::Unsupported { what } => f.write_str(what),
             Self::Backoff { until } => {
                 write!(f, "backing off after an abort until {}", until.to_rfc3339())

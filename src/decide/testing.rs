@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::config::machinetype::UserDataSource;
+use crate::config::space::OpenStackCredentials;
 use crate::config::{
-    Api, Benchmark, ImageSource, MachinetypeConfig, SimulatedOptions, SpaceConfig,
+    Api, Benchmark, ImageSource, MachinetypeConfig, OpenStackOptions, SimulatedOptions, SpaceConfig,
 };
 use crate::model::{
     CloudFacts, CloudId, CloudMachine, Flavor, Heartbeat, Machine, MachineFiles, MachineName,
-    MachineState, MachinetypeName, Processors, Seconds, Share, SpaceName, SpaceSnapshot, Timestamp,
+    MachineState, MachinetypeName, Processors, Seconds, Secret, Share, SpaceName, SpaceSnapshot,
+    Timestamp,
 };
 
 /// A space called example.org without machinetypes; `options` are lines of the configuration.
@@ -46,10 +48,29 @@ pub fn space(options: &str) -> SpaceConfig {
             "max_machines" => config.max_machines = Some(value.parse().unwrap()),
             "processors_limit" => config.processors_limit = Some(value.parse().unwrap()),
             "shutdown_time" => config.shutdown_time = Some(value.parse().unwrap()),
+            "zones" => config.api = openstack(value),
             other => panic!("{other}"),
         }
     }
     config
+}
+
+/// An OpenStack with these zones.
+pub fn openstack(zones: &str) -> Api {
+    Api::OpenStack(OpenStackOptions {
+        url: "https://keystone.example.org/v3".parse().unwrap(),
+        identity_version: None,
+        project: None,
+        domain: "default".to_owned(),
+        credentials: OpenStackCredentials::ApplicationCredential {
+            id: "id".to_owned(),
+            secret: Secret::new("secret".to_owned()),
+        },
+        region: None,
+        zones: zones.split_whitespace().map(str::to_owned).collect(),
+        security_groups: Vec::new(),
+        network_uuid: None,
+    })
 }
 
 fn lines(options: &str) -> impl Iterator<Item = (&str, &str)> {
@@ -152,6 +173,9 @@ pub fn files(name: &str, created: u64) -> MachineFiles {
         fizzle: None,
         accounting_fqan: None,
         logged: None,
+        flavor: None,
+        zone: None,
+        volumes: Vec::new(),
     }
 }
 
@@ -185,7 +209,9 @@ pub fn listed(name: &str, state: MachineState) -> CloudMachine {
         zone: None,
         key: None,
         image: None,
+        volumes: Vec::new(),
         fault: None,
+        shortage: None,
         marks: None,
     }
 }

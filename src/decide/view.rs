@@ -1,5 +1,6 @@
 //! Each machine put into exactly one bucket; the later steps only look at buckets.
 
+use super::placement::{self, Exhausted};
 use crate::config::{MachinetypeConfig, SpaceConfig};
 use crate::model::{
     CloudMachine, Machine, MachineState, Processors, RemoteServer, Seconds, SpaceSnapshot,
@@ -24,6 +25,8 @@ pub(super) struct View<'a> {
     pub machines: Vec<MachineView<'a>>,
     /// VMs with our marks and no directory, sorted by name, the oldest of one name first.
     pub unfiled: Vec<&'a CloudMachine>,
+    /// Where the cloud has no room.
+    pub exhausted: Exhausted,
     /// `Some(missing)` when the scan lists none of three or more machines.
     pub suspect: Option<u32>,
 }
@@ -72,14 +75,17 @@ impl<'a> View<'a> {
             let created = listed.created.unwrap_or_default();
             (listed.machine_name(), created, listed.id.clone())
         });
-        Self {
+        let mut view = Self {
             config,
             snapshot,
             now,
             machines,
             unfiled,
+            exhausted: Exhausted::new(),
             suspect: missing,
-        }
+        };
+        view.exhausted = placement::exhausted(&view);
+        view
     }
 
     /// The server that machines of this kind write to in place of ours, if they do.

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CloudId, FactoryName, Hs06, MachineName, MachinetypeName, Processors, SpaceName, Timestamp,
+    CloudId, FactoryName, Hs06, MachineName, MachinetypeName, Processors, Shortage, SpaceName,
+    Timestamp,
 };
 
 /// The state of a machine in our words (SPEC 4). Each cloud module maps its own words to these
@@ -76,9 +77,15 @@ pub struct CloudMachine {
     /// The identifier of the image that it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// The identifiers of the volumes that it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
     /// Why it failed, in the cloud's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    /// What there was too little of, if those words say that it failed for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortage: Option<Shortage>,
     /// The marks that its creator left on it: present when its metadata or tags name a space and
     /// a manager.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -221,6 +228,15 @@ pub struct MachineFiles {
     /// `logged`: when the copy of what it wrote was whole, for log_joboutputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logged: Option<Timestamp>,
+    /// `flavor`: the cloud's identifier of the flavor that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flavor: Option<String>,
+    /// `zone`: the zone that was asked for; once it runs, that in which it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// `volumes`: the identifiers of the volumes that the cloud made for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
 }
 
 /// Why we destroyed a machine, as far as later decisions depend on it.

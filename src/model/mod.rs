@@ -7,6 +7,7 @@ pub mod dn;
 pub mod ids;
 pub mod leftover;
 pub mod machine;
+pub mod placement;
 pub mod secret;
 pub mod snapshot;
 pub mod time;
@@ -19,6 +20,7 @@ pub use machine::{
     CloudFacts, CloudLimits, CloudMachine, Ended, Flavor, MachineFiles, MachineState, Marks,
     ShutdownMessage,
 };
+pub use placement::{EXHAUSTED_FOR, Gigabytes, Place, Placement, Shortage};
 pub use secret::Secret;
 pub use snapshot::{Heartbeat, History, Machine, RemoteServer, SpaceSnapshot};
 pub use time::{Seconds, Timestamp};

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CloudFacts, CloudMachine, MachineFiles, MachinetypeName, Processors, Seconds, ShutdownMessage,
-    Timestamp,
+    CloudFacts, CloudMachine, MachineFiles, MachinetypeName, Place, Processors, Seconds,
+    ShutdownMessage, Timestamp,
 };
 
 /// One space at the moment of one complete scan. There is no snapshot of an incomplete one: a
@@ -29,6 +29,8 @@ pub struct SpaceSnapshot {
     pub foreign_processors: Processors,
     /// What is known of each machinetype from before.
     pub history: BTreeMap<MachinetypeName, History>,
+    /// Where the cloud had no room, and when it last said so.
+    pub exhausted: BTreeMap<Place, Timestamp>,
     /// When the complete scan before this one was.
     pub previous_scan: Option<Timestamp>,
     /// How many scans in a row, this one included, have listed none of three or more machines

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::config::SpaceConfig;
 use crate::model::{
-    History, MachineFiles, MachineName, MachineState, MachinetypeName, SpaceSnapshot, Timestamp,
+    EXHAUSTED_FOR, History, MachineFiles, MachineName, MachineState, MachinetypeName, Place,
+    SpaceSnapshot, Timestamp,
 };
 use crate::state::{StateError, Store};
 
@@ -18,6 +19,8 @@ pub struct Memory {
     pub volatile: BTreeMap<MachineName, Volatile>,
     /// Abort times (also on disk) and failures (not on disk) of the machinetypes.
     pub history: BTreeMap<MachinetypeName, History>,
+    /// Where the cloud had no room, and when it last said so (not on disk).
+    pub exhausted: BTreeMap<Place, Timestamp>,
     /// The last complete scan; also on disk.
     pub previous_scan: Option<Timestamp>,
     /// The last complete scan of the daemon before this one.
@@ -125,6 +128,14 @@ impl Memory {
                 known.note_running(now);
             }
         }
+    }
+
+    /// The cloud said at `at` that it has no room there. What it said long ago is forgotten.
+    pub fn note_exhausted(&mut self, place: Place, at: Timestamp) {
+        let last = self.exhausted.entry(place).or_insert(at);
+        *last = at.max(*last);
+        self.exhausted
+            .retain(|_, known| at.since(*known) < EXHAUSTED_FOR);
     }
 
     /// Forgets a machine whose directory is gone.

@@ -39,6 +39,7 @@ pub fn join(
     let mut snapshot = SpaceSnapshot {
         facts,
         history: memory.history.clone(),
+        exhausted: memory.exhausted.clone(),
         previous_scan: memory.previous_scan,
         ..SpaceSnapshot::default()
     };

@@ -12,7 +12,7 @@ use super::{Memory, Volatile, join};
 use crate::config::{self, Raw, SpaceConfig};
 use crate::model::{
     CloudFacts, CloudId, CloudLimits, CloudMachine, Ended, FactoryName, Flavor, Heartbeat, History,
-    Hs06, MachineFiles, MachineName, MachinetypeName, Processors, RemoteServer, Seconds,
+    Hs06, MachineFiles, MachineName, MachinetypeName, Place, Processors, RemoteServer, Seconds,
     ShutdownMessage, SpaceName, SpaceSnapshot, Timestamp,
 };
 use crate::state::SHUTDOWN_MESSAGE;
@@ -57,6 +57,9 @@ pub struct Situation {
     /// What is known of the machinetypes from before.
     #[serde(default)]
     machinetypes: BTreeMap<MachinetypeName, Past>,
+    /// Where the cloud had no room.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    exhausted: Vec<Exhausted>,
     /// The complete scan before this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_scan: Option<Timestamp>,
@@ -93,6 +96,16 @@ struct Past {
     last_failure: Option<Timestamp>,
 }
 
+/// A place without room, and when the cloud said so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Exhausted {
+    flavor: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
+    at: Timestamp,
+}
+
 /// The contents of one machine directory, by the names of its files.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -122,6 +135,12 @@ struct Directory {
     accounting_fqan: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     logged: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    flavor: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    volumes: Vec<String>,
     #[serde(default)]
     machinefeatures: Machinefeatures,
     #[serde(default)]
@@ -239,8 +258,8 @@ impl Situation {
                 Some((Some(JobOutput::Remote { remote }), _)) => match remote {
                     RemoteFile::Missing => Heartbeat::Missing,
                 },
-                Some((None | Some(JobOutput::Text(_)), Place::Here)) => Heartbeat::Missing,
-                Some((None | Some(JobOutput::Text(_)), Place::Elsewhere)) | None => {
+                Some((None | Some(JobOutput::Text(_)), Writes::Here)) => Heartbeat::Missing,
+                Some((None | Some(JobOutput::Text(_)), Writes::Elsewhere)) | None => {
                     Heartbeat::Unknown
                 }
             };
@@ -275,6 +294,9 @@ impl Situation {
             empty_scans: self.empty_scans,
             ..Memory::default()
         };
+        for Exhausted { flavor, zone, at } in self.exhausted.iter().cloned() {
+            memory.exhausted.insert(Place { flavor, zone }, at);
+        }
         for (name, past) in &self.machinetypes {
             let history = History {
                 last_abort: past.last_abort_time,
@@ -338,6 +360,15 @@ impl Situation {
                     (name.clone(), past)
                 })
                 .collect(),
+            exhausted: memory
+                .exhausted
+                .iter()
+                .map(|(place, at)| Exhausted {
+                    flavor: place.flavor.clone(),
+                    zone: place.zone.clone(),
+                    at: *at,
+                })
+                .collect(),
             last_scan: memory.previous_scan,
             empty_scans: memory.empty_scans,
             listening_since: snapshot.listening_since,
@@ -348,17 +379,17 @@ impl Situation {
 
 /// Where a machine writes its heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Writes {
     Here,
     Elsewhere,
 }
 
 /// The file that is a machine's heartbeat, and where it is, if it has to write one.
-fn beats<'a>(config: &'a SpaceConfig, files: &MachineFiles) -> Option<(&'a str, Place)> {
+fn beats<'a>(config: &'a SpaceConfig, files: &MachineFiles) -> Option<(&'a str, Writes)> {
     let configured = config.machinetypes.get(&files.machinetype)?;
     let place = match configured.remote_joboutputs_url {
-        None => Place::Here,
-        Some(_) => Place::Elsewhere,
+        None => Writes::Here,
+        Some(_) => Writes::Elsewhere,
     };
     Some((configured.heartbeat_file.as_deref()?, place))
 }
@@ -405,12 +436,15 @@ impl Directory {
             fizzle: self.fizzle_seconds,
             accounting_fqan: self.accounting_fqan.clone(),
             logged: self.logged,
+            flavor: self.flavor.clone(),
+            zone: self.zone.clone(),
+            volumes: self.volumes.clone(),
         })
     }
 
     fn of(
         machine: &crate::model::Machine,
-        beat: Option<(&str, Place)>,
+        beat: Option<(&str, Writes)>,
         volatile: Volatile,
     ) -> Self {
         let files = machine.files.clone();
@@ -420,11 +454,11 @@ impl Directory {
                 joboutputs.insert(file.to_owned(), JobOutput::Modified { modified });
             }
             // Here a file that is not there is one that is missing; elsewhere it has to be told.
-            (Heartbeat::Missing, Some((file, Place::Elsewhere))) => {
+            (Heartbeat::Missing, Some((file, Writes::Elsewhere))) => {
                 let remote = RemoteFile::Missing;
                 joboutputs.insert(file.to_owned(), JobOutput::Remote { remote });
             }
-            (Heartbeat::Missing, Some((_, Place::Here)) | None)
+            (Heartbeat::Missing, Some((_, Writes::Here)) | None)
             | (Heartbeat::At(_), None)
             | (Heartbeat::Unknown, _) => {}
         }
@@ -446,6 +480,9 @@ impl Directory {
             fizzle_seconds: files.fizzle,
             accounting_fqan: files.accounting_fqan,
             logged: files.logged,
+            flavor: files.flavor,
+            zone: files.zone,
+            volumes: files.volumes,
             machinefeatures: Machinefeatures { hs06: files.hs06 },
             jobfeatures: Jobfeatures {
                 allocated_cpu: files.processors,

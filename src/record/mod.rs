@@ -14,6 +14,7 @@
 mod heartbeats;
 mod joboutputs;
 mod leaks;
+mod room;
 
 pub use heartbeats::HeartbeatLists;
 pub use joboutputs::KeepOutcome;
@@ -183,6 +184,18 @@ impl Recorder<'_> {
                 info!(%machine, "ended; waiting for what it said on the remote server");
                 Ok(())
             }
+            Bookkeeping::Volumes { machine, volumes } => {
+                self.store.set_volumes(machine, volumes)?;
+                self.files(machine, |files| files.volumes.clone_from(volumes));
+                debug!(%machine, "has volume(s) {}", volumes.join(", "));
+                Ok(())
+            }
+            Bookkeeping::Exhausted {
+                flavor, places, at, ..
+            } => {
+                self.note_no_room(flavor, places, *at);
+                Ok(())
+            }
             Bookkeeping::Finish(finish) => self.finish(finish, now),
             // Done beside the passes, because files can be large.
             Bookkeeping::KeepJoboutputs { .. } => Ok(()),
@@ -257,7 +270,10 @@ impl Recorder<'_> {
             self.store.set_zone(machine, zone)?;
         }
         self.store.set_time(machine, TimeFile::Started, at)?;
-        self.files(machine, |files| files.started = Some(at));
+        self.files(machine, |files| {
+            files.started = Some(at);
+            files.zone = zone.map(str::to_owned).or(files.zone.take());
+        });
         if let Some(files) = self.memory.machines.get(machine) {
             let machinetype = files.machinetype.clone();
             self.memory.note_start(&machinetype, now);
@@ -345,12 +361,16 @@ impl Recorder<'_> {
             }
             None => {
                 self.totals.failed += 1;
-                self.memory.note_failure(&finish.machinetype, now);
-                warn!(
-                    %machine,
-                    "never ran: {}; new machines of machinetype {} wait a little",
-                    finish.how, finish.machinetype
-                );
+                let next = if finish.pauses {
+                    self.memory.note_failure(&finish.machinetype, now);
+                    format!(
+                        "new machines of machinetype {} wait a little",
+                        finish.machinetype
+                    )
+                } else {
+                    "the next one is asked for elsewhere".to_owned()
+                };
+                warn!(%machine, "never ran: {}; {next}", finish.how);
             }
         }
     }
@@ -405,6 +425,7 @@ impl Recorder<'_> {
         let mut succeeded: BTreeSet<MachinetypeName> = BTreeSet::new();
         for outcome in outcomes {
             let (machine, machinetype) = (outcome.machine, outcome.machinetype);
+            self.note_refusals(&machine, &outcome.no_room, outcome.files.as_ref(), now);
             if let Some(files) = outcome.files {
                 self.memory.machines.insert(machine.clone(), files);
             }
@@ -438,7 +459,10 @@ impl Recorder<'_> {
                     };
                     // Each machine has another name; the trouble is the same.
                     let message = problem.to_string().replace(machine.as_str(), "it");
-                    if self.repeats.is_news(&subject, &message) {
+                    // Want of room has been told above.
+                    let told = matches!(&problem,
+                        CreateError::Cloud(error) if error.kind.shortage().is_some());
+                    if self.repeats.is_news(&subject, &message) && !told {
                         warn!(%machine, "cannot create: {problem}; {next}");
                     } else {
                         debug!(%machine, "cannot create: {problem}; {next}");
@@ -482,6 +506,8 @@ pub fn hold_back(plan: &mut Plan, unread: &[Unread]) {
         | Bookkeeping::Return { .. }
         | Bookkeeping::Shutdowntime { .. }
         | Bookkeeping::Stop { .. }
+        | Bookkeeping::Volumes { .. }
+        | Bookkeeping::Exhausted { .. }
         | Bookkeeping::Forget { .. } => true,
     });
 }
@@ -569,6 +595,7 @@ mod tests {
             code: Some(300),
             abort: true,
             account: true,
+            pauses: false,
             how: "it shut down".to_owned(),
         })
     }
@@ -666,6 +693,7 @@ mod tests {
                 machine: machine.clone(),
                 machinetype: machinetype.clone(),
                 files: None,
+                no_room: Vec::new(),
                 result: Err(problem),
             };
             let now = Timestamp::from_unix(5000);

@@ -35,6 +35,10 @@ pub struct NewMachine {
     pub fizzle: Option<Seconds>,
     /// `accounting_fqan` of the machinetype.
     pub accounting_fqan: Option<String>,
+    /// The cloud's identifier of the flavor that is asked for.
+    pub flavor: Option<String>,
+    /// The zone that is asked for.
+    pub zone: Option<String>,
     /// The contextualization; `None` for a machine found on the cloud.
     pub user_data: Option<Secret<Vec<u8>>>,
     /// Files of `machinefeatures`: key to value. A key without value must not be in it.
@@ -220,6 +224,15 @@ impl Store {
         self.write(&path, zone.as_bytes(), disk::PUBLIC)
     }
 
+    /// Writes which volumes the cloud made for it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_volumes(&self, name: &MachineName, volumes: &[String]) -> Result<(), StateError> {
+        let path = self.layout.machine(name).join("volumes");
+        self.write(&path, volumes.join("\n").as_bytes(), disk::PUBLIC)
+    }
+
     /// Writes why we destroy it. The first reason stays, whatever a later try is for.
     ///
     /// # Errors
@@ -358,6 +371,11 @@ fn fill_machine(disk: &Disk, dir: &Path, new: &NewMachine) -> io::Result<()> {
     if let Some(fqan) = &new.accounting_fqan {
         public(&dir.join("accounting_fqan"), fqan)?;
     }
+    for (file, text) in [("flavor", &new.flavor), ("zone", &new.zone)] {
+        if let Some(text) = text {
+            public(&dir.join(file), text)?;
+        }
+    }
     if let Some(user_data) = &new.user_data {
         disk.create_synced(&dir.join("user_data"), user_data.reveal(), disk::PRIVATE)?;
     }
@@ -389,6 +407,11 @@ fn load_directory(disk: &Disk, dir: &Path, name: MachineName) -> Result<MachineF
     let features = dir.join(Published::Machinefeatures.dir_name());
     let job = dir.join(Published::Jobfeatures.dir_name());
     let time = |which: TimeFile| read_time(disk, &dir.join(which.file_name()));
+    let word = |file: &str| {
+        let text = read_small(disk, &dir.join(file))?;
+        let text = text.map(|text| text.trim().to_owned());
+        Ok::<_, StateError>(text.filter(|text| !text.is_empty()))
+    };
     let required = |what: &'static str| StateError::Damaged {
         path: dir.join(what),
         what: "is missing; the machine is left alone".to_owned(),
@@ -399,10 +422,7 @@ fn load_directory(disk: &Disk, dir: &Path, name: MachineName) -> Result<MachineF
         machinetype: read_value(disk, &dir.join("machinetype_name"), "a machinetype name")?
             .ok_or_else(|| required("machinetype_name"))?,
         manager: read_value(disk, &dir.join("manager"), "a host name")?,
-        id: read_small(disk, &dir.join("uuid"))?
-            .map(|text| text.trim().to_owned())
-            .filter(|text| !text.is_empty())
-            .map(CloudId::new),
+        id: word("uuid")?.map(CloudId::new),
         created: time(TimeFile::Created)?.ok_or_else(|| required("created"))?,
         started: time(TimeFile::Started)?,
         updated: time(TimeFile::Updated)?,
@@ -420,6 +440,11 @@ fn load_directory(disk: &Disk, dir: &Path, name: MachineName) -> Result<MachineF
         fizzle: read_value(disk, &dir.join("fizzle_seconds"), "seconds")?.map(Seconds::new),
         accounting_fqan: read_small(disk, &dir.join("accounting_fqan"))?,
         logged: time(TimeFile::Logged)?,
+        flavor: word("flavor")?,
+        zone: word("zone")?,
+        volumes: read_small(disk, &dir.join("volumes"))?
+            .map(|text| text.split_whitespace().map(str::to_owned).collect())
+            .unwrap_or_default(),
         name,
     })
 }
@@ -441,6 +466,8 @@ mod tests {
             https_x509dn: Some("/DC=org/CN=vm".to_owned()),
             fizzle: Some(Seconds::new(600)),
             accounting_fqan: Some("/vo/Role=NULL".to_owned()),
+            flavor: Some("flavor-1".to_owned()),
+            zone: Some("zone-a".to_owned()),
             user_data: Some(Secret::new(b"secret".to_vec())),
             machinefeatures: BTreeMap::from([("total_cpu", "2".to_owned())]),
             jobfeatures: BTreeMap::from([
@@ -461,6 +488,10 @@ mod tests {
             .set_time(&new.name, TimeFile::Started, Timestamp::from_unix(1060))
             .unwrap();
         store.set_ended(&new.name, Ended::Heartbeat).unwrap();
+        let volumes = ["volume-1".to_owned(), "volume-2".to_owned()];
+        store.set_volumes(&new.name, &volumes).unwrap();
+        assert_eq!(made.flavor, new.flavor);
+        assert_eq!(made.zone, new.zone);
         store
             .set_shutdowntime(&new.name, Timestamp::from_unix(5000))
             .unwrap();
@@ -473,6 +504,7 @@ mod tests {
                 started: Some(Timestamp::from_unix(1060)),
                 ended: Some(Ended::Heartbeat),
                 shutdowntime: Some(Timestamp::from_unix(5000)),
+                volumes: volumes.to_vec(),
                 ..made
             }]
         );

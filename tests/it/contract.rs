@@ -39,6 +39,7 @@ pub fn search(manager: &str, public_keys: &[String]) -> Search {
         },
         public_keys: Some(public_keys.to_vec()),
         gone: BTreeSet::new(),
+        gone_volumes: BTreeSet::new(),
     }
 }
 
@@ -76,6 +77,7 @@ pub async fn request(cloud: &dyn Cloud, ground: &Ground) -> CreateRequest {
         name,
         flavor: flavor.expect("the flavor of the ground is among the facts"),
         image: ground.image.clone(),
+        volume: None,
         public_key: ground.public_key.clone(),
         user_data: Secret::new(b"#!/bin/sh\nshutdown -h now\n".to_vec()),
         metadata,

@@ -23,6 +23,7 @@ mod openstack_adapter;
 mod openstack_daemon;
 mod openstack_hostile;
 mod openstack_leftovers;
+mod openstack_placement;
 mod openstack_real;
 mod openstack_real_leaks;
 mod openstack_site;

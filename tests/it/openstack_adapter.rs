@@ -125,6 +125,7 @@ pub fn request() -> CreateRequest {
             disk_gb: None,
         },
         image: IMAGE.to_owned(),
+        volume: None,
         public_key: None,
         user_data: Secret::new(b"secret user data".to_vec()),
         metadata: [("space".to_owned(), "s".to_owned())].into(),

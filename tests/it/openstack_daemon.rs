@@ -11,6 +11,7 @@ mod factory;
 mod faults;
 mod life;
 mod paging;
+mod placing;
 mod proxy;
 mod quota;
 mod x509;

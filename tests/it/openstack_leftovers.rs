@@ -22,6 +22,7 @@ fn search() -> Search {
         },
         public_keys: Some(Vec::new()),
         gone: BTreeSet::from([CloudId::new("gone-1")]),
+        gone_volumes: BTreeSet::from(["noted".to_owned(), "noted-named".to_owned()]),
     }
 }
 
@@ -92,6 +93,17 @@ async fn each_kind_is_known_by_its_marks_and_nothing_else_is_touched() {
                 volume("growing", "downloading", ours, None),
                 volume("going", "deleting", ours, None),
                 json!({"id": "plain", "status": "available"}),
+                // Made by Nova: without marks, without a name.
+                json!({"id": "of-nova", "name": "", "description": "", "metadata": {},
+                    "status": "in-use", "attachments": [{"server_id": "gone-1"}]}),
+                json!({"id": "of-nova-too", "name": "", "metadata": {},
+                    "status": "in-use", "attachments": [{"server_id": "s1"}]}),
+                json!({"id": "noted", "name": "", "description": null, "metadata": {},
+                    "status": "available", "attachments": []}),
+                json!({"id": "noted-named", "name": "precious", "metadata": {},
+                    "status": "available", "attachments": []}),
+                json!({"id": "taken", "name": "", "metadata": {"keep": "me"},
+                    "status": "in-use", "attachments": [{"server_id": "gone-1"}]}),
             ]}))
         }
         "/neutron/v2.0/ports" => {
@@ -144,8 +156,11 @@ async fn each_kind_is_known_by_its_marks_and_nothing_else_is_touched() {
     let volumes = of(LeftoverKind::Volume);
     assert_eq!(
         volumes.keys().copied().collect::<Vec<_>>(),
-        ["attached", "broken", "growing", "ours"]
+        ["attached", "broken", "growing", "noted", "of-nova", "ours"]
     );
+    assert_eq!(volumes["noted"], None);
+    let gone = User::Machine(CloudId::new("gone-1"));
+    assert_eq!(volumes["of-nova"], Some(&gone));
     let server = User::Machine(CloudId::new("s1"));
     assert_eq!(volumes["attached"], Some(&server));
     assert_eq!((volumes["broken"], volumes["ours"]), (None, None));

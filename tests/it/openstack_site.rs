@@ -159,6 +159,8 @@ pub struct Bystander {
     pub image: String,
     /// The network service with its version, if there is one.
     pub network: Option<String>,
+    /// Whether there is a volume service.
+    pub has_volumes: bool,
 }
 
 impl Bystander {
@@ -198,6 +200,7 @@ impl Bystander {
             token,
             compute: endpoint("compute").unwrap(),
             image: endpoint("image").unwrap(),
+            has_volumes: endpoint("volumev3").is_some(),
             network: endpoint("network").map(|url| {
                 format!(
                     "{}/v2.0",

@@ -38,6 +38,8 @@ impl World {
             id: None,
             fizzle: None,
             accounting_fqan: None,
+            flavor: None,
+            zone: None,
             https_x509dn: Some(DN.to_owned()),
             user_data: None,
             machinefeatures: BTreeMap::new(),

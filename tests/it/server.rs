@@ -76,6 +76,8 @@ fn machine(name: &str, machinetype: &str, dn: Option<&str>) -> NewMachine {
         id: None,
         fizzle: None,
         accounting_fqan: None,
+        flavor: None,
+        zone: None,
         https_x509dn: dn.map(ToOwned::to_owned),
         user_data: None,
         machinefeatures: BTreeMap::from([("total_cpu", "2".to_owned())]),

@@ -397,6 +397,7 @@ async fn request(cloud: &Simulated, flavor: &str, image: &str, name: &str) -> Cr
         name: MachineName::new(name).unwrap(),
         flavor: facts.flavor(flavor).unwrap().clone(),
         image: image.to_owned(),
+        volume: None,
         public_key: Some(
             "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFkM3oQz6X0l7bTqvJ8Gx0Zt1bE7b2T2o8bq1cV2z9aB x@y"
                 .to_owned(),
@@ -639,6 +640,8 @@ async fn https_server(state: &Path, name: &MachineName) -> (Server, std::path::P
             https_x509dn: Some("/DC=org/CN=vm.example.org".to_owned()),
             fizzle: None,
             accounting_fqan: None,
+            flavor: None,
+            zone: None,
             user_data: None,
             machinefeatures: BTreeMap::from([("shutdowntime", FAR.to_string())]),
             jobfeatures: BTreeMap::new(),

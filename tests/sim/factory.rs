@@ -52,6 +52,17 @@ impl Rules {
         ))
     }
 
+    /// A place that was found without room has to be left alone, by a clock that was not set.
+    fn has_room(&self, name: &str, told: Option<u64>, now: u64) -> Result<(), String> {
+        match told {
+            Some(told) if now > self.uncertain_until => Err(format!(
+                "{name} is asked for {} s after the factory was told that there is no room for it there",
+                now - told
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn may_create(&self, space: &str, machinetype: &str, now: u64) -> Result<(), String> {
         let path = self.state.join(format!(
             "spaces/{space}/machinetypes/{machinetype}/last_abort_time"
@@ -237,9 +248,10 @@ impl Factory {
         let rules = Arc::clone(&self.rules);
         let earth = Arc::clone(&self.earth);
         let may_create: Arc<MayCreate> =
-            Arc::new(move |name: &str, space: &str, machinetype: &str| {
+            Arc::new(move |name: &str, space: &str, machinetype: &str, no_room| {
                 let rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
                 rules.knows(name)?;
+                rules.has_room(name, no_room, earth.now())?;
                 rules.may_create(space, machinetype, earth.now())
             });
         let wire = Wire {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::cloud::{Cloud, Maker, Server};
+use crate::room::Room;
 
 /// How far a listing has come.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +71,8 @@ pub struct Ledger {
     fresh: BTreeMap<String, Knowledge>,
     /// Names asked for, and whether that may have made a server.
     asked_for: BTreeMap<String, bool>,
+    /// What it was told of the cloud's room.
+    pub room: Room,
     pub listings: u64,
     pub creates: u64,
     pub deletes: u64,
@@ -88,6 +91,7 @@ impl Ledger {
             fresh: BTreeMap::new(),
             passes: 0,
             asked_for: BTreeMap::new(),
+            room: Room::default(),
             listings: 0,
             creates: 0,
             deletes: 0,
@@ -101,6 +105,7 @@ impl Ledger {
         self.listing = Listing::None;
         self.lists = true;
         self.passes = 0;
+        self.room.forget();
     }
 
     /// Whether a server carries the marks of this factory in this space.
@@ -136,8 +141,15 @@ impl Ledger {
         if passes == self.passes {
             return;
         }
+        if passes < self.passes {
+            // The space was dropped and taken up again.
+            self.room.forget();
+        }
+        // Of two that have ended since the last look only the second is told of.
+        let well = well && passes <= self.passes + 1;
         self.passes = passes;
         self.settle(cloud);
+        self.room.pass_has_ended(well);
         if well {
             self.knowledge.clone_from(&self.fresh);
             return;
@@ -181,6 +193,7 @@ impl Ledger {
             return;
         };
         for server in servers {
+            self.room.shown(server, now);
             let text = |key: &str| server.get(key).and_then(Value::as_str);
             let Some(id) = text("id") else { continue };
             let powered = server.get("OS-EXT-STS:power_state").and_then(Value::as_u64);

@@ -18,6 +18,7 @@ mod guests;
 mod ledger;
 mod plan;
 mod power;
+mod room;
 mod seeds;
 mod storm;
 mod transcript;

@@ -39,6 +39,8 @@ pub struct Space {
     pub limits: Limits,
     pub sends_records: bool,
     pub kinds: Vec<Kind>,
+    /// `zones`, or nothing.
+    pub zones: Option<&'static str>,
     pub removed: bool,
 }
 
@@ -77,6 +79,7 @@ impl Configuration {
                 limits,
                 sends_records: rng.random_bool(0.5),
                 kinds,
+                zones: rng.random_bool(0.5).then_some("zone-a zone-b"),
                 removed: false,
             }
         });
@@ -100,6 +103,9 @@ impl Configuration {
             }
             if let Some(limit) = space.limits.processors {
                 line(format!("processors_limit = {limit}"));
+            }
+            if let Some(zones) = space.zones {
+                line(format!("zones = {zones}"));
             }
             if space.sends_records {
                 line("gocdb_sitename = SIMULATION".to_owned());

@@ -32,8 +32,9 @@ pub struct Site {
 }
 
 /// Checks that a creation is allowed now by what is on the factory's disk: machine, space,
-/// machinetype.
-pub type MayCreate = dyn Fn(&str, &str, &str) -> Result<(), String> + Send + Sync;
+/// machinetype; and that the place of it was not found without room of late, if it was at some
+/// time.
+pub type MayCreate = dyn Fn(&str, &str, &str, Option<u64>) -> Result<(), String> + Send + Sync;
 
 /// Everything that is asked of clouds in one simulation.
 pub struct Sites {
@@ -106,7 +107,9 @@ enum Kind {
         flavor: String,
         space: String,
         machinetype: String,
+        zone: Option<String>,
     },
+    Show,
     Delete {
         id: String,
     },
@@ -138,8 +141,10 @@ impl Kind {
                     flavor: text("/server/flavorRef"),
                     space: text("/server/metadata/space"),
                     machinetype: text("/server/metadata/machinetype"),
+                    zone: Some(text("/server/availability_zone")).filter(|zone| !zone.is_empty()),
                 }
             }
+            (&Method::GET, [.., "servers", _]) => Self::Show,
             (&Method::DELETE, [.., "servers", id]) => Self::Delete {
                 id: (*id).to_owned(),
             },
@@ -234,15 +239,19 @@ impl Wire {
                 flavor,
                 space,
                 machinetype,
-            } => ledger
-                .creates(name, flavor, site.limits[self.factory], &site.cloud)
-                .and_then(|()| (self.may_create)(name, space, machinetype)),
+                zone,
+            } => {
+                let told = ledger.room.refuses(&(flavor.clone(), zone.clone()), now);
+                ledger
+                    .creates(name, flavor, site.limits[self.factory], &site.cloud)
+                    .and_then(|()| (self.may_create)(name, space, machinetype, told))
+            }
             Kind::Delete { id } => ledger.deletes(id, &site.cloud),
             Kind::Opening => {
                 ledger.begins_a_pass(now);
                 Ok(())
             }
-            Kind::Other => Ok(()),
+            Kind::Show | Kind::Other => Ok(()),
         };
         let outcome = site.cloud.carry(now, ask);
         self.tell(ask, &outcome);
@@ -256,7 +265,17 @@ impl Wire {
                 };
                 ledger.gets_page(page.as_ref(), now);
             }
-            Kind::Create { name, .. } => {
+            Kind::Create {
+                name, flavor, zone, ..
+            } => {
+                if let Outcome::Reply { reply, after } = &outcome
+                    && *after < PATIENCE
+                {
+                    let place = (flavor.clone(), zone.clone());
+                    let (zones, ok) = (site.cloud.zones(), reply.status.is_success());
+                    let room = &mut ledger.room;
+                    room.answered(place, zones, &reply.body, ok, now);
+                }
                 if let Outcome::Reply { reply, .. } = &outcome
                     && reply.status.is_client_error()
                     && reply.status != 408
@@ -265,6 +284,16 @@ impl Wire {
                 }
                 if matches!(outcome, Outcome::NotSent { .. }) {
                     ledger.was_refused(name);
+                }
+            }
+            Kind::Show => {
+                if let Outcome::Reply { reply, after } = &outcome
+                    && reply.status == 200
+                    && *after < PATIENCE
+                    && let Ok(document) = serde_json::from_slice::<Value>(&reply.body)
+                    && let Some(server) = document.get("server")
+                {
+                    ledger.room.shown(server, now);
                 }
             }
             Kind::Delete { .. } | Kind::Opening | Kind::Other => {}

@@ -196,6 +196,8 @@ struct WireVolume {
     id: String,
     #[serde(default)]
     name: Option<String>,
+    #[serde(default)]
+    description: Option<String>,
     status: String,
     #[serde(default)]
     metadata: Option<BTreeMap<String, String>>,
@@ -222,10 +224,22 @@ impl Wire for WireVolume {
         let metadata = self.metadata.unwrap_or_default();
         let mark = |key: &str| metadata.get(key).map(String::as_str);
         let marked = search.owner.is_marked(mark(SPACE_MARK), mark(MANAGER_MARK));
-        if !marked || self.status == "deleting" {
+        let attached = self.attachments.into_iter().next();
+        let of_gone = search.gone_volumes.contains(&self.id)
+            || attached.as_ref().is_some_and(|attachment| {
+                let server = attachment.server_id.clone().map(CloudId::new);
+                server.is_some_and(|server| search.gone.contains(&server))
+            });
+        // Nova gives the volumes that it makes for a server neither name nor metadata. Who has
+        // named one has taken it over.
+        let given = [&self.name, &self.description];
+        let bare = metadata.is_empty()
+            && given
+                .into_iter()
+                .all(|text| text.as_ref().is_none_or(String::is_empty));
+        if !(marked || of_gone && bare) || self.status == "deleting" {
             return None;
         }
-        let attached = self.attachments.into_iter().next();
         let user = match attached.map(|attachment| attachment.server_id) {
             Some(Some(server)) => Some(User::Machine(CloudId::new(server))),
             Some(None) => Some(User::Other("it is attached".to_owned())),

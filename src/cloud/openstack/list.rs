@@ -13,7 +13,7 @@ use http::Method;
 use tracing::debug;
 use url::form_urlencoded;
 
-use super::document::{self, MAX_NAME, is_identifier};
+use super::document::{self, Few, MAX_NAME, is_identifier};
 use super::wire::{self, Server, ServerPage, Text};
 use super::{OpenStack, Target, Trouble};
 use crate::cloud::CloudError;
@@ -185,6 +185,9 @@ fn machine(server: Server<'_>, processors: &HashMap<String, Processors>) -> Clou
         zone: filled(server.zone),
         key: filled(server.key_name),
         image: filled(server.image.and_then(|image| image.0)),
+        volumes: server.volumes.map_or_else(Vec::new, volumes),
+        // Known once all faults are.
+        shortage: None,
         fault: server
             .fault
             .and_then(|fault| fault.message)
@@ -194,6 +197,12 @@ fn machine(server: Server<'_>, processors: &HashMap<String, Processors>) -> Clou
         id: CloudId::new(String::from(server.id)),
         name: bounded(server.name),
     }
+}
+
+/// The volumes of a server, by identifiers that can stand in a file and in a path.
+fn volumes<const N: usize>(attached: Few<wire::AttachedVolume<'_>, N>) -> Vec<String> {
+    let ids = attached.0.into_iter().map(|volume| String::from(volume.id));
+    ids.filter(|id| is_identifier(id)).collect()
 }
 
 /// A text that is shown to people and written to a file of one line.

@@ -13,6 +13,7 @@
 //! 3. No message has a token, a password or user_data in it.
 
 mod auth;
+mod blame;
 mod catalog;
 mod create;
 mod document;
@@ -393,6 +394,9 @@ impl Cloud for OpenStack {
         let all = async {
             let mut machines = self.list_all().await?;
             self.explain_failures(&mut machines).await;
+            for machine in &mut machines {
+                machine.shortage = machine.fault.as_deref().and_then(blame::shortage);
+            }
             Ok(machines)
         };
         let listed = self.in_time("list the machines", all).await;

@@ -17,6 +17,8 @@ use super::document::Few;
 const MAX_SERVERS: usize = 100_000;
 /// The most addresses of a server in one network.
 const MAX_ADDRESSES: usize = 1000;
+/// The most volumes of a server; hypervisors take a few dozens.
+const MAX_VOLUMES: usize = 1000;
 /// The most flavors or images on a page.
 const MAX_ITEMS: usize = 10_000;
 /// The most services of a catalog, endpoints of a service, and links of a page.
@@ -99,6 +101,15 @@ pub(super) struct Server<'a> {
     pub fault: Option<Fault<'a>>,
     #[serde(default, borrow)]
     pub metadata: Option<Metadata<'a>>,
+    #[serde(rename = "os-extended-volumes:volumes_attached", default, borrow)]
+    pub volumes: Option<Few<AttachedVolume<'a>, MAX_VOLUMES>>,
+}
+
+/// A volume of a server.
+#[derive(Debug, Deserialize)]
+pub(super) struct AttachedVolume<'a> {
+    #[serde(borrow)]
+    pub id: Text<'a>,
 }
 
 /// A server's flavor: an identifier at the default microversion, the flavor's figures since 2.47.
@@ -283,8 +294,14 @@ pub(super) struct NewServer<'a> {
     pub name: &'a str,
     #[serde(rename = "flavorRef")]
     pub flavor: &'a str,
-    #[serde(rename = "imageRef")]
-    pub image: &'a str,
+    /// Not for a server that boots from a volume: the volume's source tells the image.
+    #[serde(rename = "imageRef", skip_serializing_if = "Option::is_none")]
+    pub image: Option<&'a str>,
+    #[serde(
+        rename = "block_device_mapping_v2",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub block_devices: Vec<BlockDevice<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_name: Option<&'a str>,
     pub user_data: &'a str,
@@ -295,6 +312,34 @@ pub(super) struct NewServer<'a> {
     pub networks: Vec<Network<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub availability_zone: Option<&'a str>,
+}
+
+/// A device of a new server. All members are in Nova's API from its default microversion on.
+#[derive(Debug, Serialize)]
+pub(super) struct BlockDevice<'a> {
+    /// 0 is the device to boot from.
+    pub boot_index: u32,
+    /// The identifier of the source.
+    pub uuid: &'a str,
+    pub source_type: &'static str,
+    pub destination_type: &'static str,
+    /// In the cloud's GB.
+    pub volume_size: u64,
+    pub delete_on_termination: bool,
+}
+
+impl<'a> BlockDevice<'a> {
+    /// A volume of its own that Nova makes from an image, and deletes with the server.
+    pub(super) const fn boot_volume(image: &'a str, gigabytes: u64) -> Self {
+        Self {
+            boot_index: 0,
+            uuid: image,
+            source_type: "image",
+            destination_type: "volume",
+            volume_size: gigabytes,
+            delete_on_termination: true,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]

@@ -215,7 +215,7 @@ fn detail(region: &Region, server: &Server) -> Value {
         "user_id": PROJECT_ID,
         "metadata": server.metadata,
         "hostId": if built { server.zone.as_str() } else { "" },
-        "image": {"id": server.image, "links": links(region, "images", &server.image)},
+        "image": image(region, server),
         "flavor": {"id": server.flavor, "links": links(region, "flavors", &server.flavor)},
         "created": server.created.to_rfc3339(),
         "updated": server.updated.to_rfc3339(),
@@ -232,7 +232,7 @@ fn detail(region: &Region, server: &Server) -> Value {
         "OS-EXT-STS:task_state": task_state,
         "OS-EXT-STS:vm_state": vm_state,
         "OS-EXT-STS:power_state": power_state,
-        "os-extended-volumes:volumes_attached": [],
+        "os-extended-volumes:volumes_attached": volumes_attached(server),
     });
     if let Some(detail) = detail.as_object_mut() {
         if built {
@@ -246,6 +246,22 @@ fn detail(region: &Region, server: &Server) -> Value {
         }
     }
     detail
+}
+
+/// An empty text for a server that boots from a volume, as with Nova.
+fn image(region: &Region, server: &Server) -> Value {
+    match server.volume {
+        Some(_) => json!(""),
+        None => {
+            json!({"id": server.image, "links": links(region, "images", &server.image)})
+        }
+    }
+}
+
+fn volumes_attached(server: &Server) -> Value {
+    let built = matches!(server.phase, Phase::Active | Phase::Shutoff);
+    let volumes = server.volume.iter().filter(|_| built);
+    volumes.map(|volume| json!({"id": volume.id})).collect()
 }
 
 /// Why a server is in ERROR.

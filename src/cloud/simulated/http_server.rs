@@ -23,7 +23,7 @@ use super::project::Refusal;
 use super::region::Region;
 use super::storage::Written;
 use super::vm::Vms;
-use super::{compute, identity, images};
+use super::{compute, identity, images, volumes};
 
 /// The largest request body: encoded user_data and metadata fit well.
 const MAX_BODY: usize = 256 * 1024;
@@ -152,6 +152,7 @@ impl Front {
         match path.as_slice() {
             ["v2.1", rest @ ..] => compute::answer(region, asked, rest),
             ["v2", "images", rest @ ..] => images::answer(asked, rest),
+            ["v3", _, "volumes", rest @ ..] => volumes::answer(region, asked, rest),
             _ => Answer::no_such_resource(),
         }
     }

@@ -142,6 +142,7 @@ fn token_body(region: &Region, now: Timestamp, expires: Timestamp) -> Value {
             service("identity", "keystone", &format!("{base}/v3")),
             service("compute", "nova", &format!("{base}/v2.1")),
             service("image", "glance", base),
+            service("volumev3", "cinder", &format!("{base}/v3/{PROJECT_ID}")),
         ],
     }})
 }

@@ -30,6 +30,7 @@ mod project;
 mod region;
 mod storage;
 mod vm;
+mod volumes;
 
 use std::path::Path;
 use std::sync::Arc;

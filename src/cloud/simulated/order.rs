@@ -21,8 +21,11 @@ pub(super) struct Order {
     pub name: String,
     #[serde(rename = "flavorRef")]
     pub flavor: String,
-    #[serde(rename = "imageRef")]
+    /// Missing or empty for a server that boots from a volume.
+    #[serde(rename = "imageRef", default)]
     pub image: String,
+    #[serde(rename = "block_device_mapping_v2", default)]
+    pub block_devices: Vec<BlockDevice>,
     #[serde(default)]
     pub key_name: Option<String>,
     #[serde(default)]
@@ -44,7 +47,52 @@ pub(super) struct GroupName {
     pub name: String,
 }
 
+/// A device that an order asks for: here always a volume to boot from.
+#[derive(Debug, Deserialize)]
+pub(super) struct BlockDevice {
+    pub boot_index: i64,
+    pub uuid: String,
+    pub source_type: String,
+    pub destination_type: String,
+    #[serde(default)]
+    pub volume_size: u64,
+    #[serde(default)]
+    pub delete_on_termination: bool,
+}
+
+impl BlockDevice {
+    fn check(&self) -> Result<(), Refusal> {
+        let bad = |message: &str| Err(Refusal::BadRequest(message.to_owned()));
+        let kinds = (self.source_type.as_str(), self.destination_type.as_str());
+        if kinds != ("image", "volume") || !self.delete_on_termination {
+            return bad(
+                "Block Device Mapping is Invalid: the simulated cloud makes a volume from an \
+                 image and deletes it with its server.",
+            );
+        }
+        if self.boot_index != 0 {
+            return bad(
+                "Block Device Mapping is Invalid: Boot sequence for the instance and image/block \
+                 device mapping combination is not valid.",
+            );
+        }
+        if self.volume_size == 0 {
+            return bad(
+                "Block Device Mapping is Invalid: Images with destination_type 'volume' need to \
+                 have a non-zero size specified",
+            );
+        }
+        Ok(())
+    }
+}
+
 impl Order {
+    /// The image that the server is made from, directly or by a volume.
+    fn source(&self) -> &str {
+        let volume = self.block_devices.first();
+        volume.map_or(self.image.as_str(), |volume| volume.uuid.as_str())
+    }
+
     /// Everything but the flavor and the quotas. What cannot be found is a bad request, as with
     /// Nova; `has_key` tells which key pairs there are.
     pub(super) fn check(&self, has_key: impl Fn(&str) -> bool) -> Result<(), Refusal> {
@@ -66,7 +114,10 @@ impl Order {
                 "Maximum number of metadata items exceeds {MAX_METADATA}"
             )));
         }
-        if offer::image(&self.image).is_none() {
+        for device in &self.block_devices {
+            device.check()?;
+        }
+        if offer::image(self.source()).is_none() {
             return bad("Can not find requested image");
         }
         if self.key_name.as_deref().is_some_and(|key| !has_key(key)) {
@@ -111,12 +162,24 @@ mod tests {
     #[test]
     fn what_nova_cannot_find_is_a_bad_request() {
         type Change = fn(&mut Order);
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 10] = [
+            (
+                |o| o.block_devices[0].uuid = "x".into(),
+                "Can not find requested image",
+            ),
+            (
+                |o| o.block_devices[0].volume_size = 0,
+                "Block Device Mapping is Invalid: Images with destination_type 'volume' need to \
+                 have a non-zero size specified",
+            ),
             (
                 |o| o.name = " ".into(),
                 "Invalid input for field/attribute name.",
             ),
-            (|o| o.image = "x".into(), "Can not find requested image"),
+            (
+                |o| (o.image, o.block_devices) = ("x".into(), Vec::new()),
+                "Can not find requested image",
+            ),
             (
                 |o| o.key_name = Some("x".into()),
                 "Invalid key_name provided.",
@@ -144,7 +207,10 @@ mod tests {
         ];
         let image = offer::IMAGES[0].id;
         let order = || -> Order {
-            let body = serde_json::json!({"name": "a", "flavorRef": "f", "imageRef": image});
+            let body = serde_json::json!({"name": "a", "flavorRef": "f",
+                "block_device_mapping_v2": [{"boot_index": 0, "uuid": image, "volume_size": 20,
+                    "source_type": "image", "destination_type": "volume",
+                    "delete_on_termination": true}]});
             serde_json::from_value(body).unwrap()
         };
         assert_eq!(order().check(|_| false), Ok(()));

@@ -36,8 +36,11 @@ pub(super) struct Server {
     pub name: String,
     /// Identifier of the flavor.
     pub flavor: String,
-    /// Identifier of the image.
+    /// Identifier of the image; empty when it boots from a volume.
     pub image: String,
+    /// What it boots from instead; gone with the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<Volume>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_name: Option<String>,
     pub zone: String,
@@ -60,6 +63,15 @@ pub(super) struct Server {
     /// What is wrong with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fate: Option<Fate>,
+}
+
+/// A volume that a server boots from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Volume {
+    pub id: String,
+    pub gigabytes: u64,
+    /// Identifier of the image that it was made from.
+    pub image: String,
 }
 
 /// How far a server has come.
@@ -191,11 +203,22 @@ impl Project {
         if security_groups.is_empty() {
             security_groups.push(offer::SECURITY_GROUP.to_owned());
         }
+        let volume = order.block_devices.into_iter().next();
+        let volume = volume.map(|device| Volume {
+            id: uuid(&mut self.rng),
+            gigabytes: device.volume_size,
+            image: device.uuid,
+        });
         let server = Server {
             id: uuid(&mut self.rng),
             name: order.name,
             flavor: flavor.id.to_owned(),
-            image: order.image,
+            image: if volume.is_some() {
+                String::new()
+            } else {
+                order.image
+            },
+            volume,
             key_name: order.key_name,
             zone,
             address,

@@ -255,7 +255,7 @@ fn the_first_flavor_allowed_by_min_and_max_processors() {
     );
     check(
         "space max_machines=10\n a flavor_names=one,ten,eight min_processors=2 max_processors=4",
-        "why a: no usable flavor: one has 1 processor(s), less than min_processors; the cloud has \
+        "why a: no usable flavor in flavor_names: one has 1 processor(s), less than min_processors; the cloud has \
          no flavor ten; eight has 8 processor(s), more than max_processors",
     );
     // cpu_per_machine only says what a flavor has when the cloud does not.

@@ -28,7 +28,8 @@ use super::{Bookkeeping, Plan, decide};
 use crate::config::{ImageSource, SpaceConfig};
 use crate::model::{
     CloudId, CloudMachine, Ended, Heartbeat, Hs06, Machine, MachineName, MachineState,
-    MachinetypeName, Marks, Processors, Seconds, ShutdownMessage, SpaceSnapshot, Timestamp,
+    MachinetypeName, Marks, Place, Processors, Seconds, Shortage, ShutdownMessage, SpaceSnapshot,
+    Timestamp,
 };
 use crate::rng::Seed;
 
@@ -36,6 +37,7 @@ mod bookkeeping;
 mod creating;
 mod destroying;
 mod leaks;
+mod placing;
 mod properties;
 mod remote;
 mod worlds;
@@ -115,8 +117,11 @@ fn actions(plan: &Plan) -> Vec<String> {
     }));
     let mut creates: Vec<(String, u32)> = Vec::new();
     for create in &plan.creates {
-        let flavors: Vec<_> = create.flavors.iter().map(|one| one.name.as_str()).collect();
-        let line = format!("create {} {}", create.machinetype, flavors.join(","));
+        let placements = create.placements.iter();
+        let places: Vec<_> = placements
+            .map(|one| one.to_string().replace(" in ", "@"))
+            .collect();
+        let line = format!("create {} {}", create.machinetype, places.join(","));
         match creates.last_mut() {
             Some((last, count)) if *last == line => *count += 1,
             _ => creates.push((line, 1)),
@@ -148,6 +153,28 @@ fn bookkeeping_line(action: &Bookkeeping) -> String {
         Bookkeeping::Shutdowntime { machine, at } => {
             format!("shutdowntime {} {}", short(machine), offset(*at))
         }
+        Bookkeeping::Volumes { machine, volumes } => {
+            format!("volumes {} {}", short(machine), volumes.join(","))
+        }
+        Bookkeeping::Exhausted {
+            machine,
+            places,
+            at,
+            ..
+        } => {
+            let shown = places.iter().map(|place| {
+                let flavor = place.flavor.trim_start_matches("flavor-");
+                let zone = place.zone.as_ref();
+                zone.map_or_else(|| flavor.to_owned(), |zone| format!("{flavor}@{zone}"))
+            });
+            let shown: Vec<_> = shown.collect();
+            format!(
+                "exhausted {} {} {}",
+                short(machine),
+                shown.join(","),
+                offset(*at)
+            )
+        }
         Bookkeeping::Finish(finish) => {
             let mut line = format!(
                 "finish {} {}",
@@ -156,7 +183,8 @@ fn bookkeeping_line(action: &Bookkeeping) -> String {
             );
             match finish.started {
                 Some(started) => write!(line, " ran {}", finish.stopped.since(started)).unwrap(),
-                None if finish.never_ran() => line.push_str(" never ran"),
+                None if finish.never_ran() && finish.pauses => line.push_str(" never ran"),
+                None if finish.never_ran() => line.push_str(" never ran for want of room"),
                 None => line.push_str(" ran unseen"),
             }
             if let Some(code) = finish.code {
@@ -207,6 +235,15 @@ pub(super) fn read(situation: &str) -> (SpaceConfig, SpaceSnapshot) {
                         other => panic!("{other}"),
                     }
                 }
+            }
+            "exhausted" => {
+                let (flavor, zone) = words[1].split_once('@').unwrap_or((words[1], ""));
+                let place = Place {
+                    flavor: format!("flavor-{flavor}"),
+                    zone: (!zone.is_empty()).then(|| zone.to_owned()),
+                };
+                let at = moment(&options[0].1).unwrap();
+                snapshot.exhausted.insert(place, at);
             }
             "foreign" => {
                 snapshot.foreign_machines = words[1].parse().unwrap();
@@ -267,6 +304,7 @@ fn space(config: &mut SpaceConfig, options: &[(&str, String)]) {
             "processors_limit" => config.processors_limit = Some(value.parse().unwrap()),
             "shutdown_time" => config.shutdown_time = moment(value),
             "grace_seconds" => config.grace = Seconds::new(value.parse().unwrap()),
+            "zones" => config.api = testing::openstack(&value.replace(',', " ")),
             "cleanup_hours" => config.cleanup = Seconds::new(3600 * value.parse::<u64>().unwrap()),
             other => panic!("{other}"),
         }
@@ -366,6 +404,9 @@ fn on_file(machine: &mut Machine, name: &str, value: &str) {
         "wall_limit" => files.wall_limit = seconds(),
         "fizzle" => files.fizzle = seconds(),
         "processors" => files.processors = Some(Processors::new(value.parse().unwrap())),
+        "flavor" => files.flavor = Some(format!("flavor-{value}")),
+        "zone" => files.zone = Some(value.to_owned()),
+        "volumes" => files.volumes = vec![value.to_owned()],
         "ended" => files.ended = Some(Ended::from_word(value)),
         "missed" => machine.missed_scans = value.parse().unwrap(),
         "first" => machine.first_running = moment(value),
@@ -391,6 +432,14 @@ fn of_the_cloud(vm: &mut CloudMachine, options: &[(&str, String)]) {
             "updated" => vm.updated = moment(value),
             "processors" => {
                 vm.processors = value.parse().ok().map(Processors::new);
+            }
+            "volumes" => vm.volumes = value.split(',').map(str::to_owned).collect(),
+            "shortage" => {
+                vm.shortage = Some(match value.as_str() {
+                    "hosts" => Shortage::Hosts,
+                    "quota" => Shortage::Quota,
+                    other => panic!("{other}"),
+                });
             }
             "machinetype" => {
                 if let Some(marks) = &mut vm.marks {

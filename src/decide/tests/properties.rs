@@ -13,7 +13,8 @@ use super::{NOW, at, testing};
 use crate::config::{ImageSource, MachinetypeConfig, SpaceConfig};
 use crate::decide::{Blocked, Bookkeeping, Finish, Plan, Reason, Unit, decide};
 use crate::model::{
-    CloudMachine, Machine, MachineState, Processors, Seconds, SpaceSnapshot, Timestamp,
+    CloudMachine, EXHAUSTED_FOR, Machine, MachineState, Place, Processors, Seconds, Shortage,
+    SpaceSnapshot, Timestamp,
 };
 use crate::rng::Seed;
 
@@ -85,7 +86,11 @@ fn new(plan: &Plan, kind: Option<&str>) -> (u32, u32) {
         .iter()
         .filter(|create| kind.is_none_or(|kind| kind == create.machinetype.as_str()));
     mine.fold((0, 0), |(machines, processors), create| {
-        let most = create.flavors.iter().map(|one| one.processors.get()).max();
+        let most = create
+            .placements
+            .iter()
+            .map(|one| one.flavor.processors.get())
+            .max();
         (machines + 1, processors + most.unwrap())
     })
 }
@@ -212,7 +217,7 @@ proptest! {
         for create in &plan.creates {
             prop_assert!(!names.contains(create.machine.as_str()));
             prop_assert!(fresh.insert(&create.machine));
-            prop_assert!(!create.flavors.is_empty());
+            prop_assert!(!create.placements.is_empty());
         }
     }
 
@@ -229,6 +234,99 @@ proptest! {
             if NOW < until + machinetype.fizzle && created > 0 {
                 prop_assert_eq!(created, 1);
                 prop_assert_eq!(on_trial(machinetype, &snapshot), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_asked_for_where_there_was_no_room_before_its_time(
+        (config, snapshot) in world(),
+        seed in any::<u64>(),
+    ) {
+        let plan = decide(&config, &snapshot, NOW, Seed(seed));
+        let mut closed = BTreeMap::new();
+        let mut close = |place: Place, at: Timestamp| {
+            let known: &mut Timestamp = closed.entry(place).or_default();
+            *known = at.max(*known);
+        };
+        for (place, at) in &snapshot.exhausted {
+            if *at <= NOW {
+                close(place.clone(), *at);
+            }
+        }
+        // What this scan shows counts as well, in all zones if it is a quota.
+        for machine in &snapshot.machines {
+            let files = &machine.files;
+            let Some(vm) = machine.vm().filter(|vm| vm.state == MachineState::Failed) else {
+                continue;
+            };
+            let (Some(shortage), Some(flavor)) = (vm.shortage, &files.flavor) else {
+                continue;
+            };
+            let at = files.stopped.unwrap_or(NOW);
+            if vm.started.is_some() || files.started.is_some() || at > NOW {
+                continue;
+            }
+            let of_zone = |zone| Place { flavor: flavor.clone(), zone };
+            close(of_zone(files.zone.clone()), at);
+            if shortage == Shortage::Quota {
+                config.zones().iter().for_each(|zone| close(of_zone(Some(zone.clone())), at));
+                if config.zones().is_empty() {
+                    close(of_zone(None), at);
+                }
+            }
+        }
+        let is_open = |place: &Place| {
+            closed.get(place).is_none_or(|at| NOW >= *at + EXHAUSTED_FOR)
+        };
+        for create in &plan.creates {
+            for placement in &create.placements {
+                prop_assert!(is_open(&placement.place()), "{placement} in {closed:?}");
+            }
+        }
+        // And what is open again is not shown as closed.
+        for no_room in &plan.report.space.exhausted {
+            prop_assert!(NOW < no_room.until && no_room.until <= NOW + EXHAUSTED_FOR);
+        }
+    }
+
+    #[test]
+    fn flavors_are_tried_in_their_order_and_each_in_all_zones_with_room(
+        (config, snapshot) in world(),
+        seed in any::<u64>(),
+    ) {
+        let plan = decide(&config, &snapshot, NOW, Seed(seed));
+        let zones: Vec<Option<String>> = match config.zones() {
+            [] => vec![None],
+            zones => zones.iter().cloned().map(Some).collect(),
+        };
+        let is_closed = |place: Place| {
+            plan.report.space.exhausted.iter().any(|no_room| {
+                format!("flavor-{}", no_room.flavor) == place.flavor && no_room.zone == place.zone
+            })
+        };
+        for create in &plan.creates {
+            let names = &config.machinetypes[&create.machinetype].flavor_names;
+            let rank = |name: &str| names.iter().position(|one| one == name).unwrap();
+            let ranks: Vec<_> = create.placements.iter().map(|one| rank(&one.flavor.name)).collect();
+            prop_assert!(ranks.is_sorted(), "{create:?}");
+            let most = create.placements[0].flavor.processors;
+            prop_assert!(create.placements.iter().all(|one| one.flavor.processors <= most));
+            let flavors: BTreeSet<_> = create.placements.iter().map(|one| &one.flavor.id).collect();
+            for flavor in flavors {
+                let tried = create.placements.iter().filter(|one| one.flavor.id == *flavor);
+                let tried: Vec<_> = tried.map(|one| &one.zone).collect();
+                let open = zones.iter().filter(|zone| {
+                    !is_closed(Place { flavor: flavor.clone(), zone: (*zone).clone() })
+                });
+                let open: Vec<_> = open.collect();
+                // In their order, from some one on.
+                let turned = (0..open.len().max(1)).any(|turn| {
+                    let mut turned = open.clone();
+                    turned.rotate_left(turn);
+                    turned == tried
+                });
+                prop_assert!(turned, "{tried:?} of {open:?}");
             }
         }
     }
@@ -367,6 +465,10 @@ fn why_is_true(
                 && lower(quota.machines, quota.processors).is_none()
         }
         Blocked::NoFlavor { why } => !why.is_empty() && created_of(plan, machinetype) == 0,
+        Blocked::Exhausted { flavor, until } => {
+            let named = machinetype.flavor_names.contains(flavor);
+            named && NOW < *until && *until <= NOW + EXHAUSTED_FOR
+        }
         Blocked::Unsupported { .. } => !matches!(machinetype.root_image, ImageSource::Cloud(_)),
         Blocked::Backoff { until } => *until == aborted() + machinetype.backoff && NOW < *until,
         Blocked::Trial { until, young } => {
@@ -469,13 +571,13 @@ fn the_generated_worlds_reach_every_bucket_and_rule() {
     }
     buckets.expect("Pending NeverAppeared Listed Unlisted Gone");
     states.expect("Starting Running Shutdown Deleting Failed Unknown");
-    actions.expect("Adopt Identify Start Miss Shutdowntime Finish Forget");
+    actions.expect("Adopt Identify Start Miss Shutdowntime Volumes Exhausted Finish Forget");
     reasons.expect(
         "FailedToStart Stopped StillDeleting Wallclock HeartbeatMissing HeartbeatOld Shutdowntime \
          Duplicate",
     );
     blocked.expect(
-        "NoTargetShare ShutdownTime SuspectScan NoLimitKnown NoFlavor Unsupported Backoff Trial \
+        "NoTargetShare ShutdownTime SuspectScan NoLimitKnown NoFlavor Exhausted Unsupported Backoff Trial \
          Failing MachinetypeMachines MachinetypeProcessors StartingProcessors SpaceMachines \
          SpaceProcessors CycleCap",
     );
@@ -544,7 +646,7 @@ proptest! {
             for create in &plan.creates {
                 let name = create.machine.as_str();
                 let mut machine = testing::machine(name, MachineState::Starting, now.unix());
-                machine.listed[0].processors = Some(create.flavors[0].processors);
+                machine.listed[0].processors = Some(create.placements[0].flavor.processors);
                 snapshot.machines.push(machine);
             }
             now = now + Seconds::new(60);

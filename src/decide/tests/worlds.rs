@@ -13,7 +13,8 @@ use crate::config::{ImageSource, MachinetypeConfig, SpaceConfig};
 use crate::decide::{Bookkeeping, Plan};
 use crate::model::{
     CloudId, CloudLimits, CloudMachine, Ended, Heartbeat, History, Hs06, Machine, MachineState,
-    MachinetypeName, Processors, Seconds, Share, ShutdownMessage, SpaceSnapshot, Timestamp,
+    MachinetypeName, Place, Processors, Seconds, Share, Shortage, ShutdownMessage, SpaceSnapshot,
+    Timestamp,
 };
 
 /// Machinetypes of the generated spaces; `gone` is never configured.
@@ -36,39 +37,53 @@ pub fn world() -> impl Strategy<Value = (SpaceConfig, SpaceSnapshot)> {
         (0u32..4, 0u32..8),
         vec(history(), 3),
         (past(), 0u32..12, weighted(0.2, moment())),
+        vec((place(), moment()), 0..6),
     )
-        .prop_map(|(config, machines, unfiled, foreign, histories, scans)| {
-            let mut snapshot = testing::snapshot(Vec::new());
-            snapshot.facts.limits = config.1;
-            for (number, mut machine) in machines.into_iter().enumerate() {
-                rename(&mut machine, number);
-                snapshot.machines.push(machine);
-            }
-            for (number, (kind, state, processors)) in unfiled.into_iter().enumerate() {
-                // Two numbers share a name now and then.
-                let name = format!("vcycle-{}-{:0>10}", KINDS[kind], 500 + number / 2);
-                let mut vm = testing::listed(&name, state);
-                vm.id = CloudId::new(format!("unfiled-{number}"));
-                vm.processors = processors;
-                snapshot.unfiled.push(vm);
-            }
-            snapshot.foreign_machines = foreign.0;
-            snapshot.foreign_processors = Processors::new(foreign.0 * foreign.1);
-            for (kind, history) in KINDS.iter().zip(histories) {
-                let name = MachinetypeName::new(*kind).unwrap();
-                snapshot.history.insert(name, history);
-            }
-            snapshot.previous_scan = scans.0;
-            snapshot.empty_scans = scans.1;
-            snapshot.listening_since = scans.2;
-            let listed = snapshot.machines.iter().any(|one| !one.listed.is_empty());
-            if !listed && snapshot.unfiled.is_empty() {
-                for machine in &mut snapshot.machines {
-                    machine.missed_scans = machine.missed_scans.max(scans.1);
+        .prop_map(
+            |(config, machines, unfiled, foreign, histories, scans, exhausted)| {
+                let mut snapshot = testing::snapshot(Vec::new());
+                snapshot.facts.limits = config.1;
+                for (number, mut machine) in machines.into_iter().enumerate() {
+                    rename(&mut machine, number);
+                    snapshot.machines.push(machine);
                 }
-            }
-            (config.0, snapshot)
-        })
+                for (number, (kind, state, processors)) in unfiled.into_iter().enumerate() {
+                    // Two numbers share a name now and then.
+                    let name = format!("vcycle-{}-{:0>10}", KINDS[kind], 500 + number / 2);
+                    let mut vm = testing::listed(&name, state);
+                    vm.id = CloudId::new(format!("unfiled-{number}"));
+                    vm.processors = processors;
+                    snapshot.unfiled.push(vm);
+                }
+                snapshot.foreign_machines = foreign.0;
+                snapshot.foreign_processors = Processors::new(foreign.0 * foreign.1);
+                for (kind, history) in KINDS.iter().zip(histories) {
+                    let name = MachinetypeName::new(*kind).unwrap();
+                    snapshot.history.insert(name, history);
+                }
+                snapshot.exhausted.extend(exhausted);
+                snapshot.previous_scan = scans.0;
+                snapshot.empty_scans = scans.1;
+                snapshot.listening_since = scans.2;
+                let listed = snapshot.machines.iter().any(|one| !one.listed.is_empty());
+                if !listed && snapshot.unfiled.is_empty() {
+                    for machine in &mut snapshot.machines {
+                        machine.missed_scans = machine.missed_scans.max(scans.1);
+                    }
+                }
+                (config.0, snapshot)
+            },
+        )
+}
+
+/// A flavor, and a zone or none, whether the space has such or not.
+fn place() -> impl Strategy<Value = Place> {
+    let flavor = select(vec!["flavor-one", "flavor-two", "flavor-eight"]);
+    let zone = select(vec![None, Some("east"), Some("west")]);
+    (flavor, zone).prop_map(|(flavor, zone)| Place {
+        flavor: flavor.to_owned(),
+        zone: zone.map(str::to_owned),
+    })
 }
 
 /// Machines get their names late, so that no two have the same.
@@ -125,24 +140,28 @@ fn space() -> impl Strategy<Value = (SpaceConfig, CloudLimits)> {
         weighted(0.15, soon()),
         select(vec![0, 60, 600]),
         vec(machinetype(), 0..4),
+        select(vec!["", "", "east", "east west"]),
     )
-        .prop_map(|(limits, quota, shutdown_time, grace, machinetypes)| {
-            let mut config = testing::space("");
-            (config.max_machines, config.processors_limit) = limits;
-            config.shutdown_time = shutdown_time;
-            config.grace = Seconds::new(grace);
-            config.cleanup = Seconds::new(3600);
-            for (name, mut machinetype) in KINDS.iter().zip(machinetypes) {
-                machinetype.name = MachinetypeName::new(*name).unwrap();
-                let name = machinetype.name.clone();
-                config.machinetypes.insert(name, machinetype);
-            }
-            let quota = CloudLimits {
-                machines: quota.0,
-                processors: quota.1,
-            };
-            (config, quota)
-        })
+        .prop_map(
+            |(limits, quota, shutdown_time, grace, machinetypes, zones)| {
+                let mut config = testing::space("");
+                config.api = testing::openstack(zones);
+                (config.max_machines, config.processors_limit) = limits;
+                config.shutdown_time = shutdown_time;
+                config.grace = Seconds::new(grace);
+                config.cleanup = Seconds::new(3600);
+                for (name, mut machinetype) in KINDS.iter().zip(machinetypes) {
+                    machinetype.name = MachinetypeName::new(*name).unwrap();
+                    let name = machinetype.name.clone();
+                    config.machinetypes.insert(name, machinetype);
+                }
+                let quota = CloudLimits {
+                    machines: quota.0,
+                    processors: quota.1,
+                };
+                (config, quota)
+            },
+        )
 }
 
 fn machinetype() -> impl Strategy<Value = MachinetypeConfig> {
@@ -226,6 +245,7 @@ fn machine() -> impl Strategy<Value = Machine> {
         weighted(0.2, moment()),
         of(any::<bool>()),
         of(0u64..900),
+        weighted(0.6, place()),
     );
     (files, seen, rest).prop_map(|(files, seen, rest)| {
         let (kind, created, started, end, delete, told) = files;
@@ -245,6 +265,9 @@ fn machine() -> impl Strategy<Value = Machine> {
             .2
             .map(|beat| if beat { Ended::Heartbeat } else { Ended::Other });
         files.fizzle = rest.3.map(Seconds::new);
+        if let Some(place) = rest.4 {
+            (files.flavor, files.zone) = (Some(place.flavor), place.zone);
+        }
         Machine {
             missed_scans: if listed.is_empty() { missed } else { 0 },
             files,
@@ -273,11 +296,17 @@ fn absent() -> impl Strategy<Value = Machine> {
 }
 
 fn vm() -> impl Strategy<Value = CloudMachine> {
-    (state(), processors(), past(), past(), past()).prop_map(
-        |(state, processors, created, started, updated)| {
+    let rest = (
+        weighted(0.4, select(vec![Shortage::Hosts, Shortage::Quota])),
+        weighted(0.2, Just(vec!["volume-1".to_owned()])),
+    );
+    (state(), processors(), past(), past(), past(), rest).prop_map(
+        |(state, processors, created, started, updated, rest)| {
             let mut vm = testing::listed("x", state);
             vm.processors = processors;
             (vm.created, vm.started, vm.updated) = (created, started, updated);
+            vm.shortage = rest.0.filter(|_| state == MachineState::Failed);
+            vm.volumes = rest.1.unwrap_or_default();
             vm
         },
     )
@@ -329,7 +358,7 @@ pub fn apply(config: &SpaceConfig, snapshot: &mut SpaceSnapshot, plan: &Plan, cl
         for create in &plan.creates {
             let name = create.machine.as_str();
             let mut machine = testing::machine(name, MachineState::Starting, NOW.unix());
-            machine.listed[0].processors = Some(create.flavors[0].processors);
+            machine.listed[0].processors = Some(create.placements[0].flavor.processors);
             machine.files.wall_limit = Some(config.machinetypes[&create.machinetype].max_wallclock);
             snapshot.machines.push(machine);
         }
@@ -391,7 +420,7 @@ fn write_down(snapshot: &mut SpaceSnapshot, action: &Bookkeeping) {
             if finish.abort {
                 history.last_abort = history.last_abort.max(Some(finish.stopped));
             }
-            if finish.never_ran() {
+            if finish.pauses {
                 history.failures += 1;
                 history.last_failure = Some(NOW);
             }
@@ -401,6 +430,18 @@ fn write_down(snapshot: &mut SpaceSnapshot, action: &Bookkeeping) {
         }
         Bookkeeping::KeepJoboutputs { machine, .. } => {
             find(snapshot, machine.as_str()).files.logged = Some(NOW);
+        }
+        Bookkeeping::Volumes { machine, volumes } => {
+            find(snapshot, machine.as_str())
+                .files
+                .volumes
+                .clone_from(volumes);
+        }
+        Bookkeeping::Exhausted { places, at, .. } => {
+            for place in places {
+                let known = snapshot.exhausted.entry(place.clone()).or_insert(*at);
+                *known = (*known).max(*at);
+            }
         }
         Bookkeeping::Forget { machine } => {
             let machines = &mut snapshot.machines;

@@ -12,6 +12,7 @@ mod heartbeats;
 mod kept;
 mod life;
 mod pipes;
+mod placing;
 mod plan;
 mod proxies;
 mod remote;

@@ -120,7 +120,7 @@ fn the_example_of_the_manual_page_gives_what_the_page_says() {
         "bookkeeping": [{
             "action": "finish", "machine": "vcycle-atlas-abcdefghij", "machinetype": "atlas",
             "started": 1_700_000_060, "stopped": 1_700_003_000, "code": 300,
-            "abort": true, "account": true, "how": "it shut down, saying \"300 Nothing to do\"",
+            "abort": true, "account": true, "pauses": false, "how": "it shut down, saying \"300 Nothing to do\"",
         }],
         "deletes": [{
             "machine": "vcycle-atlas-abcdefghij", "machinetype": "atlas", "id": "a1",

@@ -148,6 +148,8 @@ fn new_machine(name: &str) -> NewMachine {
         https_x509dn: None,
         fizzle: Some(Seconds::new(600)),
         accounting_fqan: None,
+        flavor: None,
+        zone: None,
         user_data: Some(Secret::new(b"secret".to_vec())),
         machinefeatures: BTreeMap::from([("hs06", "10".to_owned())]),
         jobfeatures: BTreeMap::from([("allocated_cpu", "2".to_owned())]),

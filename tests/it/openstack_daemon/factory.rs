@@ -167,7 +167,9 @@ impl Factory {
             ("security_groups", &site.security_group),
             ("network_uuid", &site.network_id),
         ] {
-            if let Some(value) = value {
+            // What the scenario says counts.
+            let said = space.options.lines().any(|line| line.starts_with(option));
+            if let Some(value) = value.as_ref().filter(|_| !said) {
                 writeln!(conf, "{option} = {value}").unwrap();
             }
         }

@@ -72,6 +72,7 @@ impl Seen {
 struct State {
     manner: Manner,
     hide_limits: bool,
+    offer_volumes: bool,
     seen: Vec<Seen>,
     tokens: Vec<String>,
     refused: HashSet<String>,
@@ -155,6 +156,11 @@ impl Proxy {
     /// Tells the daemon from now on that the project has no limits.
     pub fn hide_limits(&self) {
         self.shared.state().hide_limits = true;
+    }
+
+    /// Tells the daemon from now on that there is a volume service, to which nobody listens.
+    pub fn offer_volumes(&self) {
+        self.shared.state().offer_volumes = true;
     }
 
     /// All requests for creations.
@@ -314,6 +320,13 @@ impl Shared {
                     endpoint["url"] = json!(format!("http://{}/compute", self.address));
                 }
             }
+        }
+        if self.state().offer_volumes {
+            let endpoint = json!({"interface": "public", "region": self.region,
+                "url": format!("http://{}/compute/no-volumes", self.address)});
+            let service = json!({"type": "volumev3", "endpoints": [endpoint]});
+            let catalog = document["token"]["catalog"].as_array_mut().unwrap();
+            catalog.push(service);
         }
         Ok(whole(status, &headers, Bytes::from(document.to_string())))
     }

@@ -108,6 +108,11 @@ pub struct Cloud {
 }
 
 impl Cloud {
+    /// Its availability zones.
+    pub fn zones(&self) -> &[String] {
+        &self.setup.zones
+    }
+
     /// A cloud without servers and without faults, whose services are below `base_url`.
     pub fn new(base_url: &str, rng: ChaCha8Rng, setup: Setup) -> Self {
         Self {
