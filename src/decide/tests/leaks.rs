@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::testing;
 use crate::config::{ImageSource, SpaceConfig};
 use crate::decide::leaks::{
-    LOOK_EVERY, Leaks, MOST_REMOVALS, SEEN_APART, Sightings, gone, leaks, time_to_look,
+    LOOK_EVERY, Leaks, MOST_REMOVALS, SEEN_APART, Sightings, gone, gone_volumes, leaks,
+    time_to_look,
 };
 use crate::model::{
     CloudId, Leftover, LeftoverKind, MachineState, Seconds, Sighting, SpaceSnapshot, Timestamp,
@@ -261,6 +262,11 @@ fn what_is_looked_for_as_gone_has_ended_and_is_not_listed() {
     let mut snapshot = snapshot();
     let id = |name: &str| CloudId::new(format!("id-{name}"));
     assert_eq!(gone(&snapshot), BTreeSet::from([id(ENDED)]));
+    for machine in &mut snapshot.machines {
+        machine.files.volumes = vec![format!("volume of {}", machine.files.name)];
+    }
+    let volume = format!("volume of {ENDED}");
+    assert_eq!(gone_volumes(&snapshot), BTreeSet::from([volume]));
     snapshot.machines[1].listed = vec![testing::listed(ENDED, MachineState::Deleting)];
     assert_eq!(gone(&snapshot), BTreeSet::new());
 }
