@@ -8,11 +8,10 @@ use tracing::{error, info};
 use super::pass::{Pass, PassError};
 use crate::blocking;
 use crate::model::{MachineName, MachinetypeName, Seconds, SpaceSnapshot, Timestamp};
-use crate::observe::Unread;
 use crate::remote::answer::Trouble;
 use crate::remote::rounds::{Heard, PATIENCE};
 use crate::remote::{Asking, Found, Remotes};
-use crate::state::{StateError, Store};
+use crate::state::{StateError, Store, Unread};
 
 /// What a pass may be late, beside a whole interval, before what was not seen meanwhile counts.
 const LATE: Seconds = Seconds::new(120);
