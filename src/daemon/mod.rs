@@ -379,8 +379,6 @@ impl Driver {
             .await;
         next.hearing = self.server.hearing();
         self.hand_over_what_can_be_read().await;
-        let (store, repeats) = (&self.common.store, &mut self.repeats);
-        self.janitor.tend(store, &next.config, now, repeats);
         // Once: a second word in one tick could start a second pass right after the first, and
         // two scans in a row would say less than they are taken to say.
         for running in self.running.values() {
@@ -389,6 +387,8 @@ impl Driver {
         self.tick = next;
         self.fetch_pipes();
         self.start_spaces().await;
+        let (store, repeats) = (&self.common.store, &mut self.repeats);
+        self.janitor.tend(store, &self.tick.config, now, repeats);
     }
 
     /// Tries unread directories again, and gives those that can be read to whom they belong.

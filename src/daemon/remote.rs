@@ -11,8 +11,7 @@ use crate::model::{MachineName, MachinetypeName, Seconds, SpaceSnapshot, Timesta
 use crate::remote::answer::Trouble;
 use crate::remote::rounds::{Heard, PATIENCE};
 use crate::remote::{Asking, Found, Remotes};
-use crate::state::Unread;
-use crate::state::{StateError, Store};
+use crate::state::{StateError, Store, Unread};
 
 /// What a pass may be late, beside a whole interval, before what was not seen meanwhile counts.
 const LATE: Seconds = Seconds::new(120);

@@ -173,7 +173,7 @@ pub(super) async fn ask(
     question: &Question,
     clock: &Clock,
 ) -> Result<Answer, Trouble> {
-    let lost = |error: reqwest::Error| Trouble::Unreachable(explain(&error));
+    let lost = |error: reqwest::Error| trouble(explain(&error));
     let request = match question.about {
         About::Heartbeat { .. } => client.head(question.url.clone()),
         About::Message => client.get(question.url.clone()),
@@ -202,6 +202,16 @@ pub(super) async fn ask(
             body.truncate(ShutdownMessage::MAX_BYTES);
             answer::message(&body)
         }
+    }
+}
+
+/// A server that ends the TLS connection with an alert is there, and does not want us: our
+/// certificate may be missing, expired or unknown to it. That says nothing about machines.
+fn trouble(what: String) -> Trouble {
+    if what.contains(" alert ") {
+        Trouble::Useless(format!("it refuses us: {what}"))
+    } else {
+        Trouble::Unreachable(what)
     }
 }
 

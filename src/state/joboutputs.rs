@@ -51,15 +51,17 @@ impl Store {
     ) -> Result<Kept, StateError> {
         let above = self.layout.joboutputs_of(space, machinetype);
         let place = above.join(name);
+        let disk = self.layout.disk();
         if place.is_dir() {
+            // Whoever made it may have died before its name was on the disk.
+            disk.sync_dir(&above).context("sync", &above)?;
             return Ok(Kept::Already);
         }
         let source = self.layout.published(name, Published::Joboutputs);
-        let files = regular_files(self.layout.disk(), &source).context("list", &source)?;
+        let files = regular_files(disk, &source).context("list", &source)?;
         if files.is_empty() {
             return Ok(Kept::Nothing);
         }
-        let disk = self.layout.disk();
         let growing = above.join(unfinished_name(name));
         // The error names the place: what grows is of no interest to people.
         let made = (|| {

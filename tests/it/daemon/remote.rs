@@ -157,10 +157,12 @@ fn a_server_that_hangs_is_a_missed_heartbeat_only_after_heartbeat_seconds() {
     let deleted = machine.wait_for("joboutputs/shutdown_message");
     let took = hangs.elapsed();
     assert_eq!(deleted, "700 Heartbeat file not updated");
-    assert!(took > Duration::from_secs(14), "{took:?}");
-    assert!(took < Duration::from_secs(30), "{took:?}");
-    let why = factory.log_lines("has not answered for");
-    assert_eq!(why.len(), 1, "{why:?}");
+    // The last answer came up to a slow cycle before.
+    assert!(took > Duration::from_secs(11), "{took:?}");
+    assert!(took < Duration::from_secs(40), "{took:?}");
+    let why = || factory.log_lines("has not answered for");
+    until("it is told why", || why().pop());
+    assert_eq!(why().len(), 1, "{:?}", why());
     daemon.end();
 }
 
@@ -209,8 +211,8 @@ fn the_time_of_an_outage_goes_on_over_a_restart() {
     let daemon = factory.start();
     machine.wait_for("deleted");
     let took = down.elapsed();
-    assert!(took > Duration::from_secs(14), "{took:?}");
-    assert!(took < Duration::from_secs(22), "counted anew: {took:?}");
+    assert!(took > Duration::from_secs(11), "{took:?}");
+    assert!(took < Duration::from_secs(23), "counted anew: {took:?}");
     daemon.end();
 }
 
@@ -280,6 +282,36 @@ fn a_server_that_cannot_be_verified_is_not_talked_to() {
         assert!(server.seen().is_empty());
         daemon.end();
     }
+}
+
+#[test]
+fn a_server_that_refuses_our_certificate_costs_no_machine() {
+    let server = Elsewhere::start(&PKI.host);
+    let factory = site(&server, "max_machines = 1", BEAT);
+    let name = pki::name(&[("CN", READER)]);
+    let expired = PKI.ca.issue(&name, For::Clients, EXPIRED);
+    expired.write(&factory.path("etc/reader.pem"));
+    let daemon = factory.start();
+    let machine = running_machine(&factory);
+    let told = || factory.log_lines("it refuses us: ");
+    until("it is told", || told().pop());
+    factory.wait_for_scans(SPACE, 10);
+    assert!(told()[0].contains("certificate expired"), "{:?}", told());
+    assert_eq!(machine.read("deleted"), None);
+    // None at all, where one is wanted.
+    let conf = fs::read_to_string(factory.path("etc/vcycle.d/space.conf")).unwrap();
+    let without: Vec<_> = conf
+        .lines()
+        .filter(|line| !line.contains("reader.pem"))
+        .collect();
+    factory.conf("space", &without.join("\n"));
+    until("it is told", || {
+        factory.log_lines("certificate required").pop()
+    });
+    factory.wait_for_scans(SPACE, 5);
+    assert_eq!(machine.read("deleted"), None);
+    assert_eq!(told().len(), 2, "said once each: {:?}", told());
+    daemon.end();
 }
 
 #[test]

@@ -19,6 +19,10 @@ pub fn config() -> Value {
             "user_data": "/u", "flavor_name": "small", "heartbeat_file": "heartbeat",
             "heartbeat_seconds": 600, "fizzle_seconds": 600, "backoff_seconds": 600,
             "max_wallclock_seconds": 86400, "hs06": 10, "accounting_fqan": "/a/Role=NULL"},
+        "machinetype cloud.example.org b": {"target_share": 1, "root_image": "image:x",
+            "user_data": "/u", "flavor_name": "small", "heartbeat_file": "heartbeat",
+            "heartbeat_seconds": 600, "fizzle_seconds": 600, "backoff_seconds": 600,
+            "log_joboutputs": "True", "remote_joboutputs_url": "https://out.example.org/"},
     })
 }
 
@@ -44,7 +48,12 @@ fn situation() -> Value {
             "machines": [vm("vcycle-a-aaaaaaaaaa", "u1", "running"), vm("vcycle-a-bbbbbbbbbb", "u2", "shutdown"),
                 vm("vcycle-a-cccccccccc", "u3", "failed"), vm("other", "u4", "unknown")]},
         "directories": {"vcycle-a-aaaaaaaaaa": directory("u1"), "vcycle-a-bbbbbbbbbb": directory("u2"),
-            "vcycle-a-dddddddddd": directory("u5")},
+            "vcycle-a-dddddddddd": directory("u5"),
+            "vcycle-b-eeeeeeeeee": {"created": 1000, "started": 1060, "uuid": "u6", "finished": 1900,
+                "logged": 1901, "joboutputs": {"heartbeat": {"remote": "missing"}}},
+            "vcycle-b-ffffffffff": {"created": 1000, "started": 1060, "stopped": 1900, "uuid": "u7",
+                "awaits_message": true}},
+        "remotes": {"b": {"asked_since": 500, "answered": 600, "answering_since": 550}},
         "machinetypes": {"a": {"last_abort_time": 900, "failures": 2, "last_failure": 950}},
         "last_scan": 1940, "empty_scans": 1, "listening_since": 500,
     })
