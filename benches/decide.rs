@@ -150,12 +150,15 @@ fn machine(number: usize) -> Machine {
             wall_limit: Some(Seconds::new(86_400)),
             fizzle: Some(Seconds::new(600)),
             accounting_fqan: None,
+            logged: None,
         },
         missed_scans: 0,
+        first_running: None,
         last_running: Some(ago(60)),
         delete_tries: 0,
         heartbeat: Heartbeat::At(ago(100)),
         shutdown_message: None,
+        awaits_message: false,
     }
 }
 

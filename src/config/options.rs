@@ -264,13 +264,13 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(Machinetype, "heartbeat_file", "file name", Off, "file that a living VM writes"),
     option(Machinetype, "heartbeat_seconds", "number", Text("0"), "how often it writes it"),
     option(Machinetype, "x509dn", "DN", Off, "who may write for the VM").aliases(&["https_x509dn"]),
-    option(Machinetype, "log_joboutputs", "boolean", Text("False"), "keep what VMs wrote").later()
+    option(Machinetype, "log_joboutputs", "boolean", Text("False"), "keep what VMs wrote")
         .deprecated(&["log_machineoutputs"]),
-    option(Machinetype, "joboutputs_days", "decimal", Text("3"), "how long it is kept").later()
+    option(Machinetype, "joboutputs_days", "decimal", Text("3"), "how long it is kept")
         .deprecated(&["machineoutputs_days"]),
-    option(Machinetype, "remote_joboutputs_url", "URL", Off, "where VMs write instead").url().later(),
-    option(Machinetype, "remote_joboutputs_cert", "file", Off, "certificate to read that with").later(),
-    option(Machinetype, "remote_joboutputs_key", "file", Off, "its key").later(),
+    option(Machinetype, "remote_joboutputs_url", "URL", Off, "where VMs write instead").url(),
+    option(Machinetype, "remote_joboutputs_cert", "file", Off, "certificate to read that with"),
+    option(Machinetype, "remote_joboutputs_key", "file", Off, "its key"),
     option(Machinetype, "root_image", "image", Required, "what VMs boot from").url(),
     option(Machinetype, "cernvm_signing_dn", "pattern", Off, "who must have signed the image").later(),
     option(Machinetype, "root_public_key", "file", Told, "SSH key for root"),

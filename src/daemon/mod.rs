@@ -14,23 +14,27 @@
 //!    instead loses nothing either.
 
 mod https;
+mod joboutputs;
 mod leaks;
 mod pass;
+mod remote;
 mod space_task;
 mod status;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use leaks::{find_leftovers, listed};
 pub use pass::observe_once;
+pub use remote::last_answers;
 pub use status::{Board, ConfigStatus, SpaceStatus, Status};
 
 use crate::act::userdata::Templates;
@@ -45,6 +49,8 @@ use crate::server::ServerError;
 use crate::state::{Disk, Layout, StateError, Store};
 use crate::telemetry::Repeats;
 use https::{Hearing, HttpsServer};
+use joboutputs::Janitor;
+use unread::UnreadDirectories;
 
 /// How long work that is under way may take to end after a stop was asked for.
 const STOP_GRACE: Duration = Duration::from_secs(8);
@@ -134,6 +140,8 @@ struct Tick {
 #[derive(Clone)]
 struct Common {
     store: Arc<Store>,
+    /// From the start of one cycle to the start of the next.
+    interval: Seconds,
     factory: FactoryName,
     clock: Clock,
     seeds: Seeds,
@@ -178,7 +186,8 @@ async fn begin(
         warn!("{problem}");
     }
     let store = Arc::new(Store::open(layout)?);
-    let machines = load_machines(&store, &config)?;
+    let mut unread = UnreadDirectories::default();
+    let machines = load_machines(&store, &config, &mut unread)?;
     let server = HttpsServer::start(&config.server, &store, &settings.clock).await?;
     let config = Arc::new(config);
     board.config_loaded(settings.clock.now());
@@ -192,6 +201,7 @@ async fn begin(
         pipes,
         common: Common {
             store,
+            interval: settings.interval,
             factory: settings.factory.clone(),
             clock: settings.clock.clone(),
             seeds: settings.host.seeds.clone(),
@@ -203,6 +213,8 @@ async fn begin(
         tick,
         server,
         machines,
+        unread,
+        janitor: Janitor::default(),
         tasks: JoinSet::new(),
         running: BTreeMap::new(),
         lost: BTreeSet::new(),
@@ -250,11 +262,10 @@ async fn load(settings: &Settings, pipes: &Arc<config::Pipes>) -> config::Loaded
 fn load_machines(
     store: &Store,
     config: &Config,
+    unread: &mut UnreadDirectories,
 ) -> Result<BTreeMap<SpaceName, Vec<MachineFiles>>, StateError> {
     let loaded = store.load_machines()?;
-    for problem in &loaded.problems {
-        error!("{problem}");
-    }
+    unread.note(loaded.unread);
     let mut machines: BTreeMap<SpaceName, Vec<MachineFiles>> = BTreeMap::new();
     for files in loaded.machines {
         machines.entry(files.space.clone()).or_default().push(files);
@@ -276,6 +287,8 @@ struct Running {
     task: tokio::task::Id,
     /// Tells it of ticks: each task has a channel of its own, so that they hear in order.
     ticks: watch::Sender<Tick>,
+    /// Hands it directories that can be read again.
+    found: mpsc::UnboundedSender<MachineFiles>,
 }
 
 struct Driver {
@@ -287,6 +300,8 @@ struct Driver {
     pipes: pipes::Keeper,
     /// Directories of spaces that have no task now.
     machines: BTreeMap<SpaceName, Vec<MachineFiles>>,
+    unread: UnreadDirectories,
+    janitor: Janitor,
     tasks: JoinSet<(SpaceName, Vec<MachineFiles>)>,
     running: BTreeMap<SpaceName, Running>,
     /// Spaces whose task has panicked: what was known of them is read from the files again.
@@ -362,6 +377,9 @@ impl Driver {
             )
             .await;
         next.hearing = self.server.hearing();
+        self.hand_over_what_can_be_read().await;
+        let (store, repeats) = (&self.common.store, &mut self.repeats);
+        self.janitor.tend(store, &next.config, now, repeats);
         // Once: a second word in one tick could start a second pass right after the first, and
         // two scans in a row would say less than they are taken to say.
         for running in self.running.values() {
@@ -382,6 +400,26 @@ impl Driver {
         );
     }
 
+    /// Tries unread directories again, and gives those that can be read to whom they belong.
+    async fn hand_over_what_can_be_read(&mut self) {
+        for files in self.unread.try_again(&self.common.store).await {
+            match self.running.get(&files.space) {
+                Some(running) => {
+                    // A task that is just ending takes nothing more.
+                    if let Err(mpsc::error::SendError(files)) = running.found.send(files) {
+                        self.unread.put_back(files.name);
+                    }
+                }
+                None => {
+                    let kept = self.machines.entry(files.space.clone()).or_default();
+                    if kept.iter().all(|known| known.name != files.name) {
+                        kept.push(files);
+                    }
+                }
+            }
+        }
+    }
+
     /// Starts a task for each configured space that has none.
     async fn start_spaces(&mut self) {
         self.find_the_lost().await;
@@ -394,9 +432,15 @@ impl Driver {
             }
             let files = self.machines.remove(space).unwrap_or_default();
             let (ticks, receiver) = watch::channel(self.tick.clone());
-            let task = space_task::run(self.common.clone(), space.clone(), receiver, files);
+            let (found, to_take_up) = mpsc::unbounded_channel();
+            let told = space_task::Told {
+                ticks: receiver,
+                found: to_take_up,
+            };
+            let task = space_task::run(self.common.clone(), space.clone(), told, files);
             let task = self.tasks.spawn(task).id();
-            self.running.insert(space.clone(), Running { task, ticks });
+            let running = Running { task, ticks, found };
+            self.running.insert(space.clone(), running);
         }
     }
 
@@ -410,6 +454,7 @@ impl Driver {
         match blocking::run(move || store.load_machines()).await {
             Ok(loaded) => {
                 let lost = std::mem::take(&mut self.lost);
+                self.unread.note(loaded.unread);
                 for files in loaded.machines {
                     if lost.contains(&files.space) {
                         let known = self.machines.entry(files.space.clone());

@@ -60,6 +60,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    (
+        "remote",
+        &["blocking", "clock", "cloud", "config", "model", "state"],
+    ),
     ("server", &["blocking", "clock", "config", "model", "state"]),
 ];
 
