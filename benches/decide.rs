@@ -51,6 +51,7 @@ fn space(max_machines: u32) -> SpaceConfig {
         https_host: "factory.example.org".to_owned(),
         https_port: 443,
         shutdown_time: None,
+        ordered_shutdown: None,
         grace: Seconds::new(600),
         cleanup: Seconds::new(72 * 3600),
         remove_leaks: true,

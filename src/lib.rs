@@ -40,6 +40,8 @@
 //! | [`daemon`] | the driver and the tasks of the spaces | all of these |
 //! | [`cli`] | the command line | daemon |
 //!
+//! Commands beside a running daemon tell it something through [`state::order`] and nothing else.
+//!
 //! What holds everywhere:
 //!
 //! 1. [`decide`] never fails, never does I/O, and never reads a clock.

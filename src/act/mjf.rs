@@ -35,7 +35,7 @@ pub fn features(
     });
     let by_wallclock = created + wall;
     let shutdowntime = space
-        .shutdown_time
+        .down_by()
         .map_or(by_wallclock, |at| at.min(by_wallclock));
     let hs06 = machinetype.and_then(|configured| {
         configured.hs06.or(configured

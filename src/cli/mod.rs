@@ -1,4 +1,4 @@
-//! The command line: `vcycled [run] | check | plan | demo`.
+//! The command line: `vcycled [run] | check | plan | shutdown | apel-sync | demo`.
 //!
 //! Arguments, the environment and the host's name are read here and nowhere below. Every expected
 //! failure has a code in [`exit`].
@@ -9,6 +9,8 @@ pub mod demo;
 pub mod exit;
 mod plan;
 mod run;
+mod shutdown;
+mod wake;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -73,6 +75,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             }
         }
         Command::Plan(options) => plan::run(&settings, &options),
+        Command::Shutdown(options) => shutdown::run(&settings, &options),
         Command::Demo(options) => run::demo(options),
     }
 }

@@ -36,6 +36,9 @@ pub struct SpaceConfig {
     pub https_port: u16,
     /// `shutdown_time`: no new machines after it; running ones are told, then destroyed.
     pub shutdown_time: Option<Timestamp>,
+    /// The same as `vcycled shutdown` has said, which is in the state directory and in no
+    /// configuration file: whoever carries out a pass puts it here.
+    pub ordered_shutdown: Option<Timestamp>,
     /// `grace_seconds`: the notice that a machine is given when its shutdowntime moves. Default 600.
     pub grace: Seconds,
     /// `cleanup_hours`: how long the directory of a finished machine is kept. Default 72 hours.
@@ -45,6 +48,22 @@ pub struct SpaceConfig {
     pub remove_leaks: bool,
     /// Its machinetypes; never empty.
     pub machinetypes: BTreeMap<MachinetypeName, MachinetypeConfig>,
+}
+
+impl SpaceConfig {
+    /// When everything in the space has to be down, if it has to: the sooner of what the
+    /// configuration says and what `vcycled shutdown` said.
+    pub fn down_by(&self) -> Option<Timestamp> {
+        self.shutdown_time
+            .into_iter()
+            .chain(self.ordered_shutdown)
+            .min()
+    }
+
+    /// Whether that is because of `vcycled shutdown`.
+    pub fn is_ordered_down(&self) -> bool {
+        self.ordered_shutdown.is_some() && self.down_by() == self.ordered_shutdown
+    }
 }
 
 /// Which cloud API a space speaks.
@@ -222,6 +241,7 @@ fn read_limits_and_manners(
         https_host: https_host.unwrap_or_else(|| host.to_owned()),
         https_port: https_port?,
         shutdown_time,
+        ordered_shutdown: None,
         grace: grace?,
         cleanup: cleanup?,
         remove_leaks: remove_leaks?,

@@ -15,6 +15,7 @@
 mod https;
 mod leaks;
 mod pass;
+mod shutdown;
 mod space_task;
 mod status;
 

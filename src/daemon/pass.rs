@@ -8,6 +8,7 @@ use tracing::{debug, error};
 use super::Common;
 use super::https::Hearing;
 use super::leaks::LeakMemory;
+use super::shutdown;
 use crate::act::{self, Actor, userdata::Templates};
 use crate::blocking;
 use crate::cloud::{Cloud, CloudError};
@@ -112,6 +113,7 @@ impl Pass<'_> {
         );
         record::hold_back(&mut plan, &unread);
         self.report_blocked(&plan);
+        shutdown::note_empty(&self.config, &plan.report, now, self.repeats);
         let failed = self
             .write_down(std::mem::take(&mut plan.bookkeeping), now)
             .await;

@@ -8,6 +8,7 @@ use tracing::{Instrument, debug, error, info};
 
 use super::leaks::LeakMemory;
 use super::pass::{Pass, PassError};
+use super::shutdown;
 use super::status::SpaceStatus;
 use super::{Common, Tick};
 use crate::cloud::{self, Cloud, CloudError, Outside};
@@ -47,9 +48,7 @@ pub(super) async fn run(
         };
         let seed = task.common.seeds.draw();
         let span = tracing::info_span!("pass", space = %task.space);
-        task.one_pass(&tick, Arc::new(config), seed)
-            .instrument(span)
-            .await;
+        task.one_pass(&tick, config, seed).instrument(span).await;
         tokio::select! {
             biased;
             () = task.common.stop.cancelled() => break,
@@ -78,7 +77,7 @@ struct Connection {
 }
 
 impl SpaceTask {
-    async fn one_pass(&mut self, tick: &Tick, config: Arc<SpaceConfig>, seed: Seed) {
+    async fn one_pass(&mut self, tick: &Tick, config: SpaceConfig, seed: Seed) {
         let clock = &self.common.clock;
         self.status.passes += 1;
         self.status.began = clock.now();
@@ -120,9 +119,14 @@ impl SpaceTask {
     async fn try_pass(
         &mut self,
         tick: &Tick,
-        config: Arc<SpaceConfig>,
+        mut config: SpaceConfig,
         seed: Seed,
     ) -> Result<crate::decide::Report, PassError> {
+        // One that is there and cannot be read may ask for the end of everything, or have been
+        // meant to: until it can be read nothing is created or destroyed.
+        config.ordered_shutdown = self.common.store.ordered_shutdown(&config.name)?;
+        shutdown::announce(&config, self.common.clock.now(), &mut self.repeats);
+        let config = Arc::new(config);
         self.memory.recall(&self.common.store, &config)?;
         let cloud = self.connect(tick, &config).await?;
         let pass = Pass {

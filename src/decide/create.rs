@@ -362,8 +362,17 @@ fn standing(
     if config.target_share.get() <= 0.0 {
         return Err(Blocked::NoTargetShare);
     }
-    if let Some(at) = view.config.shutdown_time.filter(|at| view.now >= *at) {
-        return Err(Blocked::ShutdownTime { at });
+    if let Some(at) = view.config.down_by() {
+        // A machine is never told of an end that is nearer than the grace, and one that has not
+        // lived for fizzle_seconds was made for nothing.
+        let least = view.config.grace.max(config.fizzle);
+        if view.now + least > at {
+            return Err(Blocked::ShutdownTime {
+                at,
+                passed: view.now >= at,
+                ordered: view.config.is_ordered_down(),
+            });
+        }
     }
     if let Some(missing) = view.suspect {
         return Err(Blocked::SuspectScan {
@@ -549,6 +558,8 @@ impl Room {
             foreign_machines: view.snapshot.foreign_machines,
             machines_limit: self.machines_limit,
             processors_limit: self.processors_limit,
+            shutdown_time: view.config.down_by(),
+            shutdown_ordered: view.config.is_ordered_down(),
         }
     }
 }

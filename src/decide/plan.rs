@@ -262,6 +262,12 @@ pub struct SpaceReport {
     pub machines_limit: Option<u32>,
     /// The lower of processors_limit and the cloud's quota.
     pub processors_limit: Option<u32>,
+    /// When everything has to be down, if it has to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shutdown_time: Option<Timestamp>,
+    /// Whether that is because of `vcycled shutdown`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shutdown_ordered: bool,
 }
 
 /// One machinetype in numbers.
@@ -291,10 +297,14 @@ pub struct MachinetypeReport {
 pub enum Blocked {
     /// target_share is 0.
     NoTargetShare,
-    /// The space's shutdown_time has passed.
+    /// The space's shutdown_time has passed, or is too near for a machine to live.
     ShutdownTime {
-        /// When it was.
+        /// When it is.
         at: Timestamp,
+        /// Whether it has passed.
+        passed: bool,
+        /// Whether it comes from `vcycled shutdown` and not from the configuration.
+        ordered: bool,
     },
     /// The scan lists none of our machines: something is wrong with it.
     SuspectScan {
@@ -395,17 +405,28 @@ pub enum Unit {
     Processors,
 }
 
+/// What is said of a shutdown_time that is in no configuration file.
+const ORDERED: &str = " (set by vcycled shutdown)";
+
 impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoTargetShare => write!(f, "target_share is 0"),
-            Self::ShutdownTime { at } => {
-                write!(
-                    f,
-                    "shutdown_time {} of the space has passed",
-                    at.to_rfc3339()
-                )
-            }
+            Self::ShutdownTime {
+                at,
+                passed,
+                ordered,
+            } => write!(
+                f,
+                "shutdown_time {} of the space {}{}",
+                at.to_rfc3339(),
+                if *passed {
+                    "has passed"
+                } else {
+                    "is too near for a new machine"
+                },
+                if *ordered { ORDERED } else { "" },
+            ),
             Self::SuspectScan { scans, missing } => write!(
                 f,
                 "none of {missing} machines was listed, {scans} scan(s) in a row: wrong project or region?"

@@ -36,6 +36,7 @@ pub fn space(options: &str) -> SpaceConfig {
         https_host: "factory.example.org".to_owned(),
         https_port: 443,
         shutdown_time: None,
+        ordered_shutdown: None,
         grace: Seconds::new(600),
         cleanup: Seconds::new(72 * 3600),
         remove_leaks: true,
@@ -46,6 +47,7 @@ pub fn space(options: &str) -> SpaceConfig {
             "max_machines" => config.max_machines = Some(value.parse().unwrap()),
             "processors_limit" => config.processors_limit = Some(value.parse().unwrap()),
             "shutdown_time" => config.shutdown_time = Some(value.parse().unwrap()),
+            "ordered_shutdown" => config.ordered_shutdown = Some(value.parse().unwrap()),
             other => panic!("{other}"),
         }
     }

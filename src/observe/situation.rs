@@ -66,6 +66,9 @@ pub struct Situation {
     /// Since when machines can write heartbeats without a break.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     listening_since: Option<Timestamp>,
+    /// What `vcycled shutdown` has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ordered_shutdown: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -191,7 +194,8 @@ impl Situation {
         &self,
         context: &config::Context,
     ) -> Result<(SpaceConfig, SpaceSnapshot), SituationError> {
-        let config = self.space_config(context)?;
+        let mut config = self.space_config(context)?;
+        config.ordered_shutdown = self.ordered_shutdown;
         let memory = self.memory()?;
         let facts = CloudFacts {
             limits: self.cloud.limits,
@@ -311,6 +315,7 @@ impl Situation {
             last_scan: memory.previous_scan,
             empty_scans: memory.empty_scans,
             listening_since: snapshot.listening_since,
+            ordered_shutdown: config.ordered_shutdown,
         }
     }
 }

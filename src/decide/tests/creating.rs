@@ -313,7 +313,28 @@ fn an_image_that_this_version_cannot_boot_is_said() {
 
 #[test]
 fn no_machines_from_the_shutdown_time_on() {
-    check("space max_machines=10 shutdown_time=+1\n a", "create a one");
+    // No later than that a new machine could be told of it in time, and survive fizzle_seconds.
+    check(
+        "space max_machines=10 shutdown_time=+600\n a",
+        "create a one",
+    );
+    check(
+        "space max_machines=10 shutdown_time=+599\n a",
+        "why a: shutdown_time +599 of the space is too near for a new machine",
+    );
+    check(
+        "space max_machines=10 shutdown_time=+900 grace_seconds=10\n a fizzle_seconds=1000\n b",
+        "create b one
+         why a: shutdown_time +900 of the space is too near for a new machine",
+    );
+    check(
+        "space max_machines=10 shutdown_time=+9000 ordered_shutdown=-1\n a",
+        "why a: shutdown_time -1 of the space has passed (set by vcycled shutdown)",
+    );
+    check(
+        "space max_machines=10 shutdown_time=-1 ordered_shutdown=+9000\n a",
+        "why a: shutdown_time -1 of the space has passed",
+    );
     check(
         "space max_machines=10 shutdown_time=0\n a",
         "why a: shutdown_time +0 of the space has passed",

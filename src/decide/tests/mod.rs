@@ -263,6 +263,7 @@ fn space(config: &mut SpaceConfig, options: &[(&str, String)]) {
             "max_machines" => config.max_machines = Some(value.parse().unwrap()),
             "processors_limit" => config.processors_limit = Some(value.parse().unwrap()),
             "shutdown_time" => config.shutdown_time = moment(value),
+            "ordered_shutdown" => config.ordered_shutdown = moment(value),
             "grace_seconds" => config.grace = Seconds::new(value.parse().unwrap()),
             "cleanup_hours" => config.cleanup = Seconds::new(3600 * value.parse::<u64>().unwrap()),
             other => panic!("{other}"),

@@ -358,7 +358,17 @@ fn why_is_true(
     let lower = |a: Option<u32>, b: Option<u32>| a.into_iter().chain(b).min();
     let holds = match &report.stopped_by {
         Blocked::NoTargetShare => machinetype.target_share.get() == 0.0,
-        Blocked::ShutdownTime { at } => config.shutdown_time == Some(*at) && NOW >= *at,
+        Blocked::ShutdownTime {
+            at,
+            passed,
+            ordered,
+        } => {
+            let least = config.grace.max(machinetype.fizzle);
+            config.down_by() == Some(*at)
+                && *passed == (NOW >= *at)
+                && *ordered == (config.ordered_shutdown == Some(*at))
+                && NOW + least > *at
+        }
         Blocked::SuspectScan { missing, .. } => {
             *missing >= 3 && snapshot.machines.iter().all(|one| one.listed.is_empty())
         }

@@ -12,4 +12,5 @@ mod removed;
 mod restart;
 mod secrets;
 mod serving;
+mod shutdown;
 mod systemd;
