@@ -150,6 +150,7 @@ fn machine(number: usize) -> Machine {
             shutdowntime: Some(created + Seconds::new(86_400)),
             wall_limit: Some(Seconds::new(86_400)),
             fizzle: Some(Seconds::new(600)),
+            hepscore23_per_processor: None,
             accounting_fqan: None,
         },
         missed_scans: 0,

@@ -36,6 +36,7 @@
 //! | [`act`] | carries out deletes, creates and removals | cloud, state, decide's plan |
 //! | [`account`] | APEL records and where they go | config, model, state |
 //! | [`record`] | writes down what was found out and done | state, account, observe's memory |
+//! | [`vacmon`] | what monitoring services are told, over UDP | config, decide, telemetry |
 //! | [`server`] | HTTPS for the machines: features out, heartbeats and messages in | state, model |
 //! | [`daemon`] | the driver and the tasks of the spaces | all of these |
 //! | [`cli`] | the command line | daemon |
@@ -72,3 +73,4 @@ pub mod rng;
 pub mod server;
 pub mod state;
 pub mod telemetry;
+pub mod vacmon;

@@ -37,11 +37,7 @@ pub fn features(
     let shutdowntime = space
         .down_by()
         .map_or(by_wallclock, |at| at.min(by_wallclock));
-    let hs06 = machinetype.and_then(|configured| {
-        configured.hs06.or(configured
-            .hs06_per_processor
-            .map(|each| each.times(processors)))
-    });
+    let hs06 = machinetype.and_then(|configured| configured.power(processors));
     let memory_mb = size.memory_mb.or(machinetype.map(|configured| {
         configured
             .mb_per_processor

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::check::CheckFormat;
+use crate::account::sync::Month;
 use crate::model::{FactoryName, SpaceName, Timestamp};
 use crate::state::layout::DEFAULT_ROOT;
 
@@ -65,6 +66,8 @@ pub enum Command {
     Plan(PlanOptions),
     /// Shut spaces down for a while, or cancel that, without editing the configuration.
     Shutdown(ShutdownOptions),
+    /// Count the accounting records of a month, and queue the count for the accounting server.
+    ApelSync(ApelSyncOptions),
     /// See it work: two spaces on embedded clouds, for about a minute.
     Demo(DemoOptions),
 }
@@ -147,6 +150,15 @@ fn parse_moment(text: &str) -> Result<Timestamp, String> {
     zoned.and_then(|_| Timestamp::parse_iso8601(text)).ok_or_else(|| {
         "expected Unix seconds, or a time with its zone such as 2026-11-21T18:00:00Z or 2026-11-21T19:00:00+01:00".to_owned()
     })
+}
+
+/// Options of `apel-sync`.
+#[derive(Clone, Debug, Args)]
+pub struct ApelSyncOptions {
+    /// The month in which the machines ended [default: this one, and in its first week also the
+    /// one before].
+    #[arg(value_name = "YYYYMM")]
+    pub month: Option<Month>,
 }
 
 /// Options of `demo`.

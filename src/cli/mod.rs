@@ -3,6 +3,7 @@
 //! Arguments, the environment and the host's name are read here and nowhere below. Every expected
 //! failure has a code in [`exit`].
 
+mod apel_sync;
 pub mod args;
 pub mod check;
 pub mod demo;
@@ -75,6 +76,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             }
         }
         Command::Plan(options) => plan::run(&settings, &options),
+        Command::ApelSync(options) => apel_sync::run(&settings, &options),
         Command::Shutdown(options) => shutdown::run(&settings, &options),
         Command::Demo(options) => run::demo(options),
     }

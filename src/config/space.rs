@@ -215,9 +215,6 @@ fn read_limits_and_manners(
     let volume_gb_per_processor = reader.take("volume_gb_per_processor", value::count);
     let gocdb_sitename = reader.take_text("gocdb_sitename", value::ascii_word);
     let benchmark = reader.take("benchmark", benchmark);
-    if benchmark == Some(Benchmark::Hepscore23) {
-        reader.later("benchmark", "benchmark = hepscore23");
-    }
     let vacmon_hostport = reader.take("vacmon_hostport", |text| {
         let all = value::list(text)?;
         all.iter().map(|one| value::host_and_port(one)).collect()

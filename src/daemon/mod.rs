@@ -18,6 +18,7 @@ mod pass;
 mod shutdown;
 mod space_task;
 mod status;
+mod vacmon;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

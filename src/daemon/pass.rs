@@ -9,11 +9,12 @@ use super::Common;
 use super::https::Hearing;
 use super::leaks::LeakMemory;
 use super::shutdown;
+use super::vacmon::{self, VacMonMemory};
 use crate::act::{self, Actor, userdata::Templates};
 use crate::blocking;
 use crate::cloud::{Cloud, CloudError};
 use crate::config::SpaceConfig;
-use crate::decide::{self, Blocked, Bookkeeping, Plan, Report};
+use crate::decide::{self, Blocked, Bookkeeping, Finish, Plan, Report};
 use crate::model::{FactoryName, MachineName, SpaceSnapshot, Timestamp};
 use crate::observe::{self, Memory, Unread};
 use crate::record::{self, Recorder, Totals};
@@ -57,6 +58,7 @@ pub(super) struct Pass<'a> {
     pub repeats: &'a mut Repeats,
     pub totals: &'a mut Totals,
     pub leaks: &'a mut LeakMemory,
+    pub vacmon: &'a mut VacMonMemory,
 }
 
 /// Looks at a space once: connect, list, join, look at files. Changes nothing anywhere.
@@ -114,8 +116,12 @@ impl Pass<'_> {
         record::hold_back(&mut plan, &unread);
         self.report_blocked(&plan);
         shutdown::note_empty(&self.config, &plan.report, now, self.repeats);
+        let finishes = self.finishes(&plan);
         let failed = self
             .write_down(std::mem::take(&mut plan.bookkeeping), now)
+            .await;
+        let finished = vacmon::written(&finishes, &failed);
+        self.tell_vacmon(&snapshot, &plan.report, &finished, now)
             .await;
         self.memory.note_scan(&snapshot, scanned);
         // Only now, and only when all that the scan has shown is on disk: after a crash the end of
@@ -127,6 +133,24 @@ impl Pass<'_> {
         let report = self.carry_out(&actor, plan, &failed).await?;
         self.look_for_leaks(&snapshot, &actor).await;
         Ok(report)
+    }
+
+    /// The ends of machines in a plan, for those who have to be told of them.
+    fn finishes(&self, plan: &Plan) -> Vec<Finish> {
+        if self.config.vacmon_hostport.is_empty() {
+            return Vec::new();
+        }
+        let ends = plan.bookkeeping.iter().filter_map(|action| match action {
+            Bookkeeping::Finish(finish) => Some(finish.clone()),
+            Bookkeeping::Adopt { .. }
+            | Bookkeeping::Identify { .. }
+            | Bookkeeping::Start { .. }
+            | Bookkeeping::Miss { .. }
+            | Bookkeeping::Return { .. }
+            | Bookkeeping::Shutdowntime { .. }
+            | Bookkeeping::Forget { .. } => None,
+        });
+        ends.collect()
     }
 
     /// Writes the bookkeeping where it may block: each file waits for the disk, and machines that
@@ -349,6 +373,7 @@ mod tests {
             hearing: Hearing::Elsewhere,
             memory: &mut memory,
             leaks: &mut LeakMemory::default(),
+            vacmon: &mut VacMonMemory::default(),
             repeats: &mut Repeats::default(),
             totals: &mut Totals::default(),
         };

@@ -10,6 +10,7 @@ use super::leaks::LeakMemory;
 use super::pass::{Pass, PassError};
 use super::shutdown;
 use super::status::SpaceStatus;
+use super::vacmon::VacMonMemory;
 use super::{Common, Tick};
 use crate::cloud::{self, Cloud, CloudError, Outside};
 use crate::config::{Api, SpaceConfig};
@@ -39,6 +40,7 @@ pub(super) async fn run(
         repeats: Repeats::default(),
         totals: Totals::default(),
         leaks: LeakMemory::default(),
+        vacmon: VacMonMemory::default(),
         status: SpaceStatus::default(),
     };
     loop {
@@ -66,6 +68,7 @@ struct SpaceTask {
     repeats: Repeats,
     totals: Totals,
     leaks: LeakMemory,
+    vacmon: VacMonMemory,
     status: SpaceStatus,
 }
 
@@ -139,6 +142,7 @@ impl SpaceTask {
             repeats: &mut self.repeats,
             totals: &mut self.totals,
             leaks: &mut self.leaks,
+            vacmon: &mut self.vacmon,
         };
         pass.run(seed).await
     }

@@ -268,7 +268,7 @@ impl Kind<'_> {
 }
 
 fn weight(config: &MachinetypeConfig, processors: Processors, unit: Unit) -> f64 {
-    share_weight(config.hs06, config.hs06_per_processor, processors, unit)
+    share_weight(config, processors, unit)
 }
 
 /// All configured machinetypes with what they have now.

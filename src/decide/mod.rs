@@ -12,23 +12,27 @@
 //! 5. What is created never passes a limit, counted in every unit that has one.
 //! 6. Every configured machinetype has a reason why no more of it are created.
 //!
-//! [`leaks`] decides, less often, about what machines have left behind.
+//! [`leaks`] decides, less often, about what machines have left behind. [`tally`] decides nothing: it
+//! counts what runs, for those who watch.
 
 mod create;
 mod finish;
 pub mod leaks;
 mod plan;
+pub mod tally;
 mod terminate;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 
 pub use plan::{
     Blocked, Bookkeeping, Create, Delete, Finish, MachinetypeReport, Plan, Reason, Report,
     SpaceReport, Unit,
 };
+
+pub use tally::{Running, Tally};
 
 use crate::config::SpaceConfig;
 use crate::model::{SpaceSnapshot, Timestamp};

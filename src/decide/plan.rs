@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::config::MachinetypeConfig;
 use crate::model::{
     CloudId, CloudMachine, Ended, Flavor, Hs06, MachineName, MachinetypeName, Processors, Seconds,
     Timestamp,
@@ -478,17 +479,21 @@ impl fmt::Display for Blocked {
     }
 }
 
-/// The power of one machine as it counts for target shares (SPEC 7).
+/// The power of one machine as it counts for target shares (SPEC 7). HEPscore23 stands in for
+/// HEPSPEC06 where only that is known: its scale was chosen so that the two agree on the machine
+/// that it was made on, while 1.0 would be wrong by a factor of ten beside a machinetype with hs06.
 pub(super) fn share_weight(
-    hs06: Option<Hs06>,
-    per_processor: Option<Hs06>,
+    machinetype: &MachinetypeConfig,
     processors: Processors,
     unit: Unit,
 ) -> f64 {
-    match (hs06, per_processor, unit) {
-        (Some(hs06), _, _) => hs06.get(),
-        (None, Some(each), _) => each.times(processors).get(),
-        (None, None, Unit::Machines) => Hs06::DEFAULT.get(),
-        (None, None, Unit::Processors) => f64::from(processors.get().max(1)),
-    }
+    let count = f64::from(processors.get().max(1));
+    let configured = machinetype.power(processors).map(Hs06::get);
+    let hepscore23 = machinetype.hepscore23_per_processor;
+    configured
+        .or(hepscore23.map(|each| each * count))
+        .unwrap_or(match unit {
+            Unit::Machines => Hs06::DEFAULT.get(),
+            Unit::Processors => count,
+        })
 }

@@ -104,6 +104,9 @@ pub fn machinetype(name: &str, options: &str) -> MachinetypeConfig {
         match option {
             "target_share" => config.target_share = Share::new(value.parse().unwrap()).unwrap(),
             "hs06" => config.hs06 = Some(crate::model::Hs06::new(value.parse().unwrap()).unwrap()),
+            "hepscore23_per_processor" => {
+                config.hepscore23_per_processor = Some(value.parse().unwrap());
+            }
             "flavor_names" => {
                 config.flavor_names = value.split(' ').map(str::to_owned).collect();
             }
@@ -148,6 +151,7 @@ pub fn files(name: &str, created: u64) -> MachineFiles {
         shutdowntime: None,
         wall_limit: None,
         fizzle: None,
+        hepscore23_per_processor: None,
         accounting_fqan: None,
     }
 }

@@ -119,6 +119,8 @@ struct Directory {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fizzle_seconds: Option<Seconds>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    hepscore23_per_processor: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     accounting_fqan: Option<String>,
     #[serde(default)]
     machinefeatures: Machinefeatures,
@@ -360,6 +362,7 @@ impl Directory {
             shutdowntime: self.jobfeatures.shutdowntime_job,
             wall_limit: self.jobfeatures.wall_limit_secs,
             fizzle: self.fizzle_seconds,
+            hepscore23_per_processor: self.hepscore23_per_processor,
             accounting_fqan: self.accounting_fqan.clone(),
         })
     }
@@ -390,6 +393,7 @@ impl Directory {
             deleted: files.deleted,
             ended: files.ended,
             fizzle_seconds: files.fizzle,
+            hepscore23_per_processor: files.hepscore23_per_processor,
             accounting_fqan: files.accounting_fqan,
             machinefeatures: Machinefeatures { hs06: files.hs06 },
             jobfeatures: Jobfeatures {

@@ -47,6 +47,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("vacmon", &["config", "decide", "model", "telemetry"]),
     ("server", &["blocking", "clock", "config", "model", "state"]),
 ];
 

@@ -37,6 +37,7 @@ impl World {
             created: Timestamp::from_unix(1000),
             id: None,
             fizzle: None,
+            hepscore23_per_processor: None,
             accounting_fqan: None,
             https_x509dn: Some(DN.to_owned()),
             user_data: None,

@@ -75,6 +75,7 @@ fn machine(name: &str, machinetype: &str, dn: Option<&str>) -> NewMachine {
         created: Timestamp::from_unix(NOW),
         id: None,
         fizzle: None,
+        hepscore23_per_processor: None,
         accounting_fqan: None,
         https_x509dn: dn.map(ToOwned::to_owned),
         user_data: None,

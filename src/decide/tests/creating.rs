@@ -377,6 +377,25 @@ fn hs06_weighs_machines() {
 }
 
 #[test]
+fn hepscore23_weighs_machines_where_it_is_all_that_is_known() {
+    // As hs06_per_processor above; and hs06 counts where both are given.
+    for options in [
+        "hepscore23_per_processor=2 flavor_names=four",
+        "hepscore23_per_processor=900 flavor_names=four hs06=8",
+    ] {
+        check(
+            &format!(
+                "space max_machines=80
+                 a {options}
+                 b
+                 a.1 running started=-900 cloud-processors=4"
+            ),
+            "create b one x8",
+        );
+    }
+}
+
+#[test]
 fn without_hs06_a_machine_weighs_1_in_a_space_limited_by_machines() {
     check(
         "space max_machines=10

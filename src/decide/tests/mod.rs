@@ -37,10 +37,10 @@ mod creating;
 mod destroying;
 mod leaks;
 mod properties;
-mod worlds;
+pub(crate) mod worlds;
 
 /// The moment at which all tables are decided.
-pub(super) const NOW: Timestamp = Timestamp::from_unix(1_000_000_000);
+pub(crate) const NOW: Timestamp = Timestamp::from_unix(1_000_000_000);
 
 /// Decides `situation` and compares the plan with `expected`.
 #[track_caller]

@@ -589,3 +589,23 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn what_runs_is_counted_as_the_report_counts_it((config, snapshot) in world()) {
+        let plan = decide(&config, &snapshot, NOW, Seed(1));
+        let tally = crate::decide::tally::tally(&config, &snapshot, NOW);
+        prop_assert!(tally.machinetypes.keys().eq(config.machinetypes.keys()));
+        let (mut machines, mut processors) = (0, 0);
+        for (name, running) in &tally.machinetypes {
+            prop_assert_eq!(running.machines, plan.report.machinetypes[name].running);
+            prop_assert!(running.processors <= plan.report.machinetypes[name].processors);
+            prop_assert!(running.without_power <= running.machines);
+            prop_assert!((running.without_power == running.machines) == (running.hs06 == 0.0));
+            machines += running.machines;
+            processors += running.processors.get();
+        }
+        prop_assert!(machines <= tally.all.machines && processors <= tally.all.processors.get());
+        prop_assert!(tally.all.machines <= plan.report.space.machines);
+    }
+}
