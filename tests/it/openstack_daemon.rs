@@ -13,6 +13,7 @@ mod life;
 mod paging;
 mod proxy;
 mod quota;
+mod shutdown;
 
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
