@@ -360,7 +360,11 @@ fn put(layout: &Layout, directory: &Path, path: &Path, message: &str) -> io::Res
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::account::apel;
+    use crate::decide::testing;
 
     const RECORD: &str = "APEL-individual-job-message: v0.3\nSite: A\nSubmitHost: s/h\n\
                           LocalJobId: 1\nEndTime: 1764547199\n%%\n";
@@ -464,6 +468,39 @@ mod tests {
             assert!(found.contains(why), "{found}, not {why}");
         }
         assert_eq!(parse(RECORD).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_the_daemon_archives_is_counted() {
+        let space = testing::space("max_machines = 1");
+        let mut files = testing::files("vcycle-a-aaaaaaaaaa", 1000);
+        // Text for people from outside goes into one line of a record.
+        files.accounting_fqan = Some("/vo: x\n%%\nSite: y".to_owned());
+        let factory = crate::model::FactoryName::new("f.example.org").unwrap();
+        let end = Timestamp::from_unix(1_764_547_199);
+        let times = (Timestamp::from_unix(1_764_500_000), end);
+        let text = apel::record(&space, None, &files, &factory, times).to_message();
+        let expected = Record {
+            site: "example.org".to_owned(),
+            submit_host: "example.org/vcycle-f.example.org".to_owned(),
+            local_job_id: "vcycle-a-aaaaaaaaaa".to_owned(),
+            end: end.unix(),
+        };
+        assert_eq!(parse(&text), Ok(vec![expected]));
+    }
+
+    proptest! {
+        #[test]
+        fn damage_of_any_kind_is_survived(
+            text in any::<String>(), cut in 0usize..200, junk in "[\\PC:\n%]{0,40}"
+        ) {
+            let _any = parse(&text);
+            let cut = RECORD.len().min(cut);
+            let damaged = format!("{}{junk}{}", &RECORD[..cut], &RECORD[cut..]);
+            for record in parse(&damaged).unwrap_or_default() {
+                prop_assert!(!record.site.is_empty() && !record.submit_host.is_empty());
+            }
+        }
     }
 
     #[test]
