@@ -152,12 +152,15 @@ fn machine(number: usize) -> Machine {
             fizzle: Some(Seconds::new(600)),
             hepscore23_per_processor: None,
             accounting_fqan: None,
+            logged: None,
         },
         missed_scans: 0,
+        first_running: None,
         last_running: Some(ago(60)),
         delete_tries: 0,
         heartbeat: Heartbeat::At(ago(100)),
         shutdown_message: None,
+        awaits_message: false,
     }
 }
 

@@ -32,6 +32,7 @@
 //! | [`state`] | the state directory; the only place that knows its names | model |
 //! | [`cloud`] | the seam to the clouds, and the adapters behind it | config, model, clock |
 //! | [`observe`] | joins what the cloud lists with what the directories say | cloud's answers, state |
+//! | [`remote`] | asks remote servers what machines left there | config, model, clock, cloud's HTTP |
 //! | [`decide`] | what to write down, destroy and create | config, model, rng |
 //! | [`act`] | carries out deletes, creates and removals | cloud, state, decide's plan |
 //! | [`account`] | APEL records and where they go | config, model, state |
@@ -69,6 +70,7 @@ pub mod decide;
 pub mod model;
 pub mod observe;
 pub mod record;
+pub mod remote;
 pub mod rng;
 pub mod server;
 pub mod state;

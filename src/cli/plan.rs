@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -12,14 +13,18 @@ use super::exit::{Exit, Failure};
 use crate::clock::Clock;
 use crate::cloud::{self, Outside};
 use crate::config::{self, Config, SpaceConfig};
-use crate::daemon::{Settings, find_leftovers, listed, observe_once};
+use crate::daemon::{Settings, find_leftovers, last_answers, listed, observe_once};
 use crate::decide::leaks::{self, LeakCount, Sightings};
 use crate::decide::{self, Bookkeeping, Plan};
 use crate::model::{LeftoverKind, SpaceName, SpaceSnapshot, Timestamp};
 use crate::observe::{Memory, Situation};
+use crate::remote::{Asking, Remotes};
 use crate::rng::Seed;
 use crate::state::Store;
 use crate::state::disk::{self, Disk};
+
+/// How long a plan waits for the servers that machines write to in place of ours.
+const REMOTE_PATIENCE: Duration = Duration::from_secs(15);
 
 /// One space's plan, as `--json` prints it.
 #[derive(Serialize)]
@@ -154,25 +159,64 @@ async fn look_at(
     let cloud = cloud::connect(&space, &settings.state_dir, &outside, cloud::Use::Look)
         .await
         .map_err(unavailable)?;
-    let (snapshot, problems) =
+    let (mut snapshot, problems) =
         observe_once(cloud.as_ref(), &space, &settings.factory, &store, &memory)
             .await
             .map_err(unavailable)?;
     for problem in problems {
         eprintln!("vcycled: {problem}");
     }
+    ask_remotes(settings, config, &space, &store, &mut snapshot).await?;
     let (_, found) = find_leftovers(cloud.as_ref(), &space, &settings.factory, &snapshot).await;
     let (found, now) = (listed(&found), settings.clock.now());
     let leaks = leaks::leaks(&space, &snapshot, &found, &Sightings::new(), now);
     Ok((space, snapshot, memory, leaks.counts))
 }
 
+/// Asks the servers that machines write to in place of ours. Since when they answer is not known to
+/// one look, and not asked for: what a machine has not written counts.
+async fn ask_remotes(
+    settings: &Settings,
+    config: &Config,
+    space: &SpaceConfig,
+    store: &Store,
+    snapshot: &mut SpaceSnapshot,
+) -> Result<(), Failure> {
+    if !Remotes::are_used(space) {
+        return Ok(());
+    }
+    let on_file =
+        last_answers(store, space).map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
+    let asking = Asking {
+        config: space,
+        clock: &settings.clock,
+        break_after: settings.interval + settings.interval,
+        on_file,
+        patience: REMOTE_PATIENCE,
+    };
+    let mut remotes = Remotes::default();
+    remotes.trust(&config.server.ca_path);
+    let found = remotes.ask(&asking, snapshot).await;
+    for remote in snapshot.remotes.values_mut() {
+        remote.answering_since = None;
+    }
+    for (machinetype, heard) in found.servers {
+        if let Some((machine, trouble)) = heard.trouble {
+            eprintln!(
+                "vcycled: machinetype {machinetype}: remote_joboutputs_url: {machine}: {}",
+                trouble.text()
+            );
+        }
+    }
+    Ok(())
+}
+
 /// What a daemon that starts now would remember of the space.
 fn remember(store: &Store, space: &SpaceConfig) -> Result<Memory, Failure> {
     let io = |error: crate::state::StateError| Failure::new(Exit::Io, error.to_string());
     let loaded = store.load_machines().map_err(io)?;
-    for problem in &loaded.problems {
-        eprintln!("vcycled: {problem}");
+    for unread in &loaded.unread {
+        eprintln!("vcycled: {unread}");
     }
     let of_space = loaded
         .machines
@@ -302,6 +346,11 @@ fn about(action: &Bookkeeping) -> String {
             finish.how,
             if finish.abort { " (an abort)" } else { "" }
         ),
+        Bookkeeping::Stop { at, .. } => format!(
+            "ended at {}, wait for what it said on the remote server",
+            at.to_rfc3339()
+        ),
+        Bookkeeping::KeepJoboutputs { .. } => "copy its joboutputs".to_owned(),
         Bookkeeping::Forget { .. } => {
             "has been over for long enough, remove its directory".to_owned()
         }

@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use url::Url;
 
-pub use self::network::{Carried, Carrier, Network, Wires, client_builder};
+pub use self::network::{Carried, Carrier, Network, Wires, client_builder, is_this_host};
 
 use super::{CloudError, CloudErrorKind, Outside};
 use crate::clock::Clock;

@@ -164,13 +164,8 @@ pub(super) fn read(
         x509dn: reader.take_text("x509dn", value::dn),
         log_joboutputs: reader.take("log_joboutputs", value::boolean) == Some(true),
         joboutputs_kept: joboutputs_kept.unwrap_or_default(),
-        remote_joboutputs_url: reader.take_text("remote_joboutputs_url", value::https_url),
-        remote_joboutputs_identity: read_pair(
-            reader,
-            files,
-            "remote_joboutputs_cert",
-            "remote_joboutputs_key",
-        ),
+        remote_joboutputs_url: reader.take_text("remote_joboutputs_url", base_url),
+        remote_joboutputs_identity: read_remote_identity(reader, files),
         cernvm_signing_dn: reader.take_text("cernvm_signing_dn", value::line),
         root_public_key: reader.take_text("root_public_key", |text| public_key_path(text, files)),
         user_data_options,
@@ -342,6 +337,28 @@ fn read_pair(
         reader.error(given, what, Some(help));
     }
     None
+}
+
+/// The URL that names of machines are put at the end of.
+fn base_url(text: &str) -> Parsed<url::Url> {
+    let url = value::https_url(text)?;
+    if url.query().is_none() && url.fragment().is_none() {
+        Ok(url)
+    } else {
+        Err(Bad::new(
+            "expected a URL without ? and #, because names are put at its end",
+        ))
+    }
+}
+
+fn read_remote_identity(reader: &Reader<'_>, files: &Path) -> Option<(PathBuf, PathBuf)> {
+    let (cert, key) = ("remote_joboutputs_cert", "remote_joboutputs_key");
+    let pair = read_pair(reader, files, cert, key);
+    if pair.is_some() && !reader.gives("remote_joboutputs_url") && !reader.partial {
+        let what = format!("{cert} has no effect without remote_joboutputs_url");
+        reader.warning(cert, what);
+    }
+    pair
 }
 
 /// The two files by name, or by `user_data_proxy = True` at their usual place.

@@ -299,7 +299,7 @@ fn options_without_effect_are_read_and_named_in_one_warning() {
     );
     for part in [
         "root_image that is not image:ID (/c:13)",
-        "log_joboutputs (/c:15)",
+        "cernvm_signing_dn",
     ] {
         assert!(warning.contains(part), "{part} in {warning}");
     }
@@ -480,6 +480,20 @@ fn wrong_values_say_what_to_write() {
             "x509dn = somebody",
             "x509dn = \"somebody\": no distinguished name: has a component without \"=\"\n  \
              help: write it like /DC=org/DC=example/CN=vm.example.org",
+        ),
+        (
+            "remote_joboutputs_url = http://out.example.org/x",
+            "remote_joboutputs_url = \"http://out.example.org/x\": expected a URL that begins \
+             with https://",
+        ),
+        (
+            "remote_joboutputs_url = https://out.example.org/x?y",
+            "remote_joboutputs_url = \"https://hidden@out.example.org/x?hidden\": expected a \
+             URL without ? and #, because names are put at its end",
+        ),
+        (
+            "remote_joboutputs_cert = c\nremote_joboutputs_key = k",
+            "remote_joboutputs_cert has no effect without remote_joboutputs_url",
         ),
         ("user_data =", "user_data = \"\": is empty; it is required"),
     ] {

@@ -7,6 +7,7 @@ use tracing::{debug, error};
 
 use super::Common;
 use super::https::Hearing;
+use super::joboutputs::{self, Keeper};
 use super::leaks::LeakMemory;
 use super::shutdown;
 use super::vacmon::{self, VacMonMemory};
@@ -16,10 +17,11 @@ use crate::cloud::{Cloud, CloudError};
 use crate::config::SpaceConfig;
 use crate::decide::{self, Blocked, Bookkeeping, Finish, Plan, Report};
 use crate::model::{FactoryName, MachineName, SpaceSnapshot, Timestamp};
-use crate::observe::{self, Memory, Unread};
+use crate::observe::{self, Memory};
 use crate::record::{self, Recorder, Totals};
+use crate::remote::Remotes;
 use crate::rng::Seed;
-use crate::state::{StateError, Store};
+use crate::state::{StateError, Store, Unread};
 use crate::telemetry::Repeats;
 
 /// What ends a pass before anything is decided.
@@ -59,6 +61,8 @@ pub(super) struct Pass<'a> {
     pub totals: &'a mut Totals,
     pub leaks: &'a mut LeakMemory,
     pub vacmon: &'a mut VacMonMemory,
+    pub keeper: &'a mut Keeper,
+    pub remotes: &'a mut Remotes,
 }
 
 /// Looks at a space once: connect, list, join, look at files. Changes nothing anywhere.
@@ -87,6 +91,7 @@ pub async fn observe_once(
 impl Pass<'_> {
     pub async fn run(mut self, seed: Seed) -> Result<Report, PassError> {
         let common = self.common;
+        self.collect_joboutputs();
         // What was seen is at least as old as this: a listing with repeats takes minutes.
         let scanned = common.clock.now();
         let observed = observe_once(
@@ -96,12 +101,13 @@ impl Pass<'_> {
             &common.store,
             self.memory,
         );
-        let (mut snapshot, unread) = tokio::select! {
+        let (mut snapshot, mut unread) = tokio::select! {
             biased;
             () = common.stop.cancelled() => return Err(PassError::Stopping),
             observed = observed => observed?,
         };
         self.hearing.apply(&mut snapshot);
+        unread.extend(self.ask_remotes(&mut snapshot).await?);
         let now = common.clock.now();
         self.recorder().look_for_room();
         self.report_unread(&unread);
@@ -116,6 +122,7 @@ impl Pass<'_> {
         record::hold_back(&mut plan, &unread);
         self.report_blocked(&plan);
         shutdown::note_empty(&self.config, &plan.report, now, self.repeats);
+        let mut to_keep = joboutputs::wanted(&plan.bookkeeping);
         let finishes = self.finishes(&plan);
         let failed = self
             .write_down(std::mem::take(&mut plan.bookkeeping), now)
@@ -123,6 +130,8 @@ impl Pass<'_> {
         let finished = vacmon::written(&finishes, &failed);
         self.tell_vacmon(&snapshot, &plan.report, &finished, now)
             .await;
+        to_keep.retain(|(machine, _)| !failed.contains(machine));
+        self.keep_joboutputs(to_keep);
         self.memory.note_scan(&snapshot, scanned);
         // Only now, and only when all that the scan has shown is on disk: after a crash the end of
         // a machine is dated by this time, and a scan that has seen it ended must not move it.
@@ -148,6 +157,8 @@ impl Pass<'_> {
             | Bookkeeping::Miss { .. }
             | Bookkeeping::Return { .. }
             | Bookkeeping::Shutdowntime { .. }
+            | Bookkeeping::Stop { .. }
+            | Bookkeeping::KeepJoboutputs { .. }
             | Bookkeeping::Forget { .. } => None,
         });
         ends.collect()
@@ -225,7 +236,7 @@ impl Pass<'_> {
         }
     }
 
-    fn recorder(&mut self) -> Recorder<'_> {
+    pub(super) fn recorder(&mut self) -> Recorder<'_> {
         Recorder {
             config: &self.config,
             store: &self.common.store,
@@ -357,6 +368,7 @@ mod tests {
         let space = Arc::new(config.spaces.values().next().unwrap().clone());
         let common = Common {
             store: Arc::new(Store::open(dir.path().join("state")).unwrap()),
+            interval: Seconds::new(60),
             factory: FactoryName::new("factory.example.org").unwrap(),
             clock: clock.clone(),
             board: Board::default(),
@@ -374,6 +386,8 @@ mod tests {
             memory: &mut memory,
             leaks: &mut LeakMemory::default(),
             vacmon: &mut VacMonMemory::default(),
+            keeper: &mut Keeper::default(),
+            remotes: &mut Remotes::default(),
             repeats: &mut Repeats::default(),
             totals: &mut Totals::default(),
         };

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, debug, error, info};
 
+use super::joboutputs::Keeper;
 use super::leaks::LeakMemory;
 use super::pass::{Pass, PassError};
 use super::shutdown;
@@ -17,6 +18,7 @@ use crate::config::{Api, SpaceConfig};
 use crate::model::{MachineFiles, SpaceName};
 use crate::observe::Memory;
 use crate::record::Totals;
+use crate::remote::Remotes;
 use crate::rng::Seed;
 use crate::telemetry::Repeats;
 
@@ -24,14 +26,25 @@ use crate::telemetry::Repeats;
 const CLOUD: &str = "the cloud";
 const DISK: &str = "the state directory";
 
+/// How a space's task hears from the driver.
+pub(super) struct Told {
+    pub ticks: watch::Receiver<Tick>,
+    /// Directories of the space that could not be read and now can.
+    pub found: mpsc::UnboundedReceiver<MachineFiles>,
+}
+
 /// Runs the passes of one space until the daemon stops or the space leaves the configuration.
 /// Gives its directories back.
 pub(super) async fn run(
     common: Common,
     space: SpaceName,
-    mut ticks: watch::Receiver<Tick>,
+    told: Told,
     files: Vec<MachineFiles>,
 ) -> (SpaceName, Vec<MachineFiles>) {
+    let Told {
+        mut ticks,
+        mut found,
+    } = told;
     let mut task = SpaceTask {
         memory: Memory::of(files),
         common,
@@ -41,10 +54,13 @@ pub(super) async fn run(
         totals: Totals::default(),
         leaks: LeakMemory::default(),
         vacmon: VacMonMemory::default(),
+        keeper: Keeper::default(),
+        remotes: Remotes::default(),
         status: SpaceStatus::default(),
     };
     loop {
         let tick = ticks.borrow_and_update().clone();
+        task.take_up(&mut found);
         let Some(config) = tick.config.spaces.get(&task.space).cloned() else {
             break;
         };
@@ -57,6 +73,9 @@ pub(super) async fn run(
             changed = ticks.changed() => if changed.is_err() { break },
         }
     }
+    // What is sent from now on fails, and so is known not to have come.
+    found.close();
+    task.take_up(&mut found);
     (task.space, task.memory.machines.into_values().collect())
 }
 
@@ -69,6 +88,8 @@ struct SpaceTask {
     totals: Totals,
     leaks: LeakMemory,
     vacmon: VacMonMemory,
+    keeper: Keeper,
+    remotes: Remotes,
     status: SpaceStatus,
 }
 
@@ -80,6 +101,19 @@ struct Connection {
 }
 
 impl SpaceTask {
+    /// Takes up directories that could not be read at first, but for those that the last pass has
+    /// taken up, and perhaps done more with, while they were on their way.
+    fn take_up(&mut self, found: &mut mpsc::UnboundedReceiver<MachineFiles>) {
+        while let Ok(files) = found.try_recv() {
+            let machine = &files.name;
+            let there = self.common.store.layout().machine(machine).is_dir();
+            if there && !self.memory.machines.contains_key(machine) {
+                info!(space = %self.space, %machine, "its directory can be read again");
+                self.memory.take_up(files);
+            }
+        }
+    }
+
     async fn one_pass(&mut self, tick: &Tick, config: SpaceConfig, seed: Seed) {
         let clock = &self.common.clock;
         self.status.passes += 1;
@@ -132,6 +166,7 @@ impl SpaceTask {
         let config = Arc::new(config);
         self.memory.recall(&self.common.store, &config)?;
         let cloud = self.connect(tick, &config).await?;
+        self.remotes.trust(&tick.config.server.ca_path);
         let pass = Pass {
             common: &self.common,
             config,
@@ -143,6 +178,8 @@ impl SpaceTask {
             totals: &mut self.totals,
             leaks: &mut self.leaks,
             vacmon: &mut self.vacmon,
+            keeper: &mut self.keeper,
+            remotes: &mut self.remotes,
         };
         pass.run(seed).await
     }

@@ -5,6 +5,11 @@ use super::terminate;
 use super::view::{Bucket, MachineView, View};
 use crate::model::{CloudMachine, Ended, MachineState, MachinetypeName, Seconds, Timestamp};
 
+/// How long the end of a machine waits for the message that a remote server may have.
+const MESSAGE_PATIENCE: Seconds = Seconds::new(3600);
+/// How much longer than cleanup_hours a directory is kept whose copy (log_joboutputs) has failed.
+const COPY_PATIENCE: Seconds = Seconds::new(86_400);
+
 /// What has to be written down, machine by machine.
 pub(super) fn bookkeeping(view: &View<'_>) -> Vec<Bookkeeping> {
     let mut actions = adoptions(view);
@@ -90,14 +95,54 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
         }
         Bucket::Pending | Bucket::NeverAppeared | Bucket::Unlisted | Bucket::Gone => {}
     }
-    if files.finished.is_none()
-        && let Some(finish) = finish(view, machine, started)
-    {
-        actions.push(Bookkeeping::Finish(finish));
+    let mut over = files.finished.is_some();
+    if !over && let Some(finish) = finish(view, machine, started) {
+        if awaits_message(view, machine, finish.stopped) {
+            actions.extend(stop(view, machine, &finish));
+        } else {
+            over = true;
+            actions.push(Bookkeeping::Finish(finish));
+        }
     }
     if is_expired(view, machine) {
         actions.push(Bookkeeping::Forget { machine: name() });
+    } else if over && is_to_be_kept(machine) {
+        actions.push(Bookkeeping::KeepJoboutputs {
+            machine: name(),
+            machinetype: files.machinetype.clone(),
+        });
     }
+}
+
+/// Whether the end of a machine has to wait for what it may have said on a remote server: without
+/// its message it could be an abort that is none. A server that is dead for good is not waited for.
+fn awaits_message(view: &View<'_>, machine: &MachineView<'_>, stopped: Timestamp) -> bool {
+    let asked_since = machine
+        .machinetype
+        .and_then(|configured| view.remote(configured))
+        .and_then(|remote| remote.asked_since);
+    let waited = view.now.since(stopped.max(asked_since.unwrap_or_default()));
+    machine.machine.awaits_message
+        && (machine.machine.files.stopped.is_none() || waited < MESSAGE_PATIENCE)
+}
+
+/// Fixes the time of an end whose other consequences have to wait: later scans must not move it.
+/// After a clock that was set back only all of an end together is right.
+fn stop(view: &View<'_>, machine: &MachineView<'_>, finish: &Finish) -> Option<Bookkeeping> {
+    let is_new = machine.machine.files.stopped.is_none();
+    let is_sound = view.set_back(machine.machine) == Seconds::default();
+    (is_new && is_sound).then(|| Bookkeeping::Stop {
+        machine: finish.machine.clone(),
+        at: finish.stopped,
+    })
+}
+
+/// Whether what a machine wrote is still to be copied.
+fn is_to_be_kept(machine: &MachineView<'_>) -> bool {
+    let wanted = machine
+        .machinetype
+        .is_some_and(|configured| configured.log_joboutputs);
+    wanted && machine.machine.files.logged.is_none()
 }
 
 /// The new shutdowntime of a machine that has to be down sooner than it was told: never less than
@@ -174,6 +219,9 @@ fn finish(
         how: match (message, fault) {
             (Some(message), _) => format!("{how}, saying {:?}", message.text()),
             (None, Some(fault)) => format!("{how}: {fault}"),
+            (None, None) if machine.machine.awaits_message => {
+                format!("{how}, and what it may have said cannot be read")
+            }
             (None, None) => how.to_owned(),
         },
     })
@@ -194,12 +242,18 @@ fn is_abort(
     spoke || heartbeat || fizzled
 }
 
-/// Whether the directory of a machine that is over has been kept for cleanup_hours.
+/// Whether the directory of a machine that is over has been kept for cleanup_hours; for a while
+/// longer when what is in it could not be copied yet.
 fn is_expired(view: &View<'_>, machine: &MachineView<'_>) -> bool {
     let over = matches!(machine.bucket, Bucket::Gone | Bucket::NeverAppeared);
+    let longer = if is_to_be_kept(machine) {
+        COPY_PATIENCE
+    } else {
+        Seconds::default()
+    };
     over && machine
         .machine
         .files
         .finished
-        .is_some_and(|finished| view.now.since(finished) > view.config.cleanup)
+        .is_some_and(|finished| view.now.since(finished) > view.config.cleanup + longer)
 }

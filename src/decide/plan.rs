@@ -72,8 +72,22 @@ pub enum Bookkeeping {
         /// The new moment.
         at: Timestamp,
     },
+    /// It has ended, and what it said is still to be read on a remote server: its time is fixed.
+    Stop {
+        /// Which machine.
+        machine: MachineName,
+        /// When it ended.
+        at: Timestamp,
+    },
     /// It has ended.
     Finish(Finish),
+    /// Copy what it wrote, beside the passes (log_joboutputs).
+    KeepJoboutputs {
+        /// Which machine.
+        machine: MachineName,
+        /// Its machinetype.
+        machinetype: MachinetypeName,
+    },
     /// Its directory has been kept for long enough.
     Forget {
         /// Which machine.
@@ -91,6 +105,8 @@ impl Bookkeeping {
             | Self::Miss { machine, .. }
             | Self::Return { machine }
             | Self::Shutdowntime { machine, .. }
+            | Self::Stop { machine, .. }
+            | Self::KeepJoboutputs { machine, .. }
             | Self::Forget { machine } => machine,
             Self::Finish(finish) => &finish.machine,
         }
@@ -172,6 +188,11 @@ pub enum Reason {
         /// Its age.
         age: Seconds,
     },
+    /// The remote server that it writes its heartbeat to has not answered for too long.
+    RemoteSilent {
+        /// For how long.
+        silence: Seconds,
+    },
     /// The moment that it was told to be down by has passed.
     Shutdowntime {
         /// That moment.
@@ -188,7 +209,9 @@ impl Reason {
             Self::FailedToStart { .. } => Some("700 Failed to start"),
             Self::Wallclock { .. } => Some("700 Exceeded max_wallclock_seconds"),
             Self::HeartbeatMissing { .. } => Some("700 Heartbeat file not created"),
-            Self::HeartbeatOld { .. } => Some("700 Heartbeat file not updated"),
+            Self::HeartbeatOld { .. } | Self::RemoteSilent { .. } => {
+                Some("700 Heartbeat file not updated")
+            }
             Self::Shutdowntime { .. } => Some("700 Passed shutdowntime"),
             Self::Stopped | Self::StillDeleting { .. } | Self::Duplicate => None,
         }
@@ -197,7 +220,9 @@ impl Reason {
     /// What later decisions need to know of it.
     pub const fn ended(self) -> Ended {
         match self {
-            Self::HeartbeatMissing { .. } | Self::HeartbeatOld { .. } => Ended::Heartbeat,
+            Self::HeartbeatMissing { .. }
+            | Self::HeartbeatOld { .. }
+            | Self::RemoteSilent { .. } => Ended::Heartbeat,
             Self::FailedToStart { .. }
             | Self::Stopped
             | Self::StillDeleting { .. }
@@ -223,6 +248,10 @@ impl fmt::Display for Reason {
                 write!(f, "no heartbeat file after {ran} s")
             }
             Self::HeartbeatOld { age } => write!(f, "heartbeat file is {age} s old"),
+            Self::RemoteSilent { silence } => write!(
+                f,
+                "the server that it writes its heartbeat file to has not answered for {silence} s"
+            ),
             Self::Shutdowntime { at } => write!(f, "shutdowntime {} has passed", at.to_rfc3339()),
             Self::Duplicate => write!(f, "another machine has the same name"),
         }

@@ -117,17 +117,25 @@ fn heartbeat(
     ran: Seconds,
 ) -> Option<Reason> {
     configured.heartbeat_file.as_ref()?;
-    // While our own server was down no machine could write: its silence counts from when it could
-    // be heard again.
-    let heard = view
-        .snapshot
-        .listening_since
-        .map_or(ran, |since| ran.min(view.now.since(since)));
+    let remote = view.remote(configured);
+    // While the server was down no machine could write: its silence counts from when it could be
+    // heard again.
+    let hearing_since = match remote {
+        Some(remote) => remote.answering_since,
+        None => view.snapshot.listening_since,
+    };
+    let heard = hearing_since.map_or(ran, |since| ran.min(view.now.since(since)));
     if heard <= configured.fizzle {
         return None;
     }
     match machine.machine.heartbeat {
-        Heartbeat::Unknown => None,
+        Heartbeat::Unknown => {
+            let silence = remote?.silence(view.now);
+            let limit = configured.heartbeat;
+            // A server that cannot be reached is a missed heartbeat only after so long (SPEC 9).
+            (limit > Seconds::default() && ran > limit && silence > limit)
+                .then_some(Reason::RemoteSilent { silence })
+        }
         Heartbeat::Missing => Some(Reason::HeartbeatMissing { ran }),
         Heartbeat::At(time) => {
             let age = view.now.since(time);

@@ -123,6 +123,10 @@ pub fn machinetype(name: &str, options: &str) -> MachinetypeConfig {
             "fizzle_seconds" => config.fizzle = seconds(),
             "heartbeat_file" => config.heartbeat_file = Some(value.to_owned()),
             "heartbeat_seconds" => config.heartbeat = seconds(),
+            "log_joboutputs" => config.log_joboutputs = value == "True",
+            "remote_joboutputs_url" => {
+                config.remote_joboutputs_url = Some(value.parse().unwrap());
+            }
             other => panic!("{other}"),
         }
     }
@@ -153,6 +157,7 @@ pub fn files(name: &str, created: u64) -> MachineFiles {
         fizzle: None,
         hepscore23_per_processor: None,
         accounting_fqan: None,
+        logged: None,
     }
 }
 
@@ -162,10 +167,12 @@ pub fn unlisted(files: MachineFiles) -> Machine {
         files,
         listed: Vec::new(),
         missed_scans: 1,
+        first_running: None,
         last_running: None,
         delete_tries: 0,
         heartbeat: Heartbeat::Unknown,
         shutdown_message: None,
+        awaits_message: false,
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::config::{MachinetypeConfig, SpaceConfig};
 use crate::model::{
-    CloudMachine, Machine, MachineState, Processors, Seconds, SpaceSnapshot, Timestamp,
+    CloudMachine, Machine, MachineState, Processors, RemoteServer, Seconds, SpaceSnapshot,
+    Timestamp,
 };
 
 /// How long a machine that was asked for without an answer may stay unlisted (SPEC 7 step 3).
@@ -81,6 +82,13 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The server that machines of this kind write to in place of ours, if they do.
+    pub fn remote(&self, configured: &MachinetypeConfig) -> Option<RemoteServer> {
+        configured.remote_joboutputs_url.as_ref()?;
+        let known = self.snapshot.remotes.get(&configured.name);
+        Some(known.copied().unwrap_or_default())
+    }
+
     /// The last time that a machine is known to have run: for the time of its end (SPEC 5).
     pub fn last_running(&self, machine: &Machine) -> Timestamp {
         self.shown_running(machine).min(self.now)
@@ -100,37 +108,36 @@ impl<'a> View<'a> {
         machine
             .last_running
             .or(machine.files.updated)
-            .or(self.snapshot.previous_scan)
             .map_or(started, |time| time.max(started))
     }
 
     /// When a machine began to run, if it did: as its file says; else as the cloud says, held
-    /// between its creation and now; else now when it is seen running. One that has already shut
-    /// down must have run since the scan before. One that is starting has not run, even if the
+    /// between its creation and now; else when it was first seen running, which may be now. One
+    /// that has already shut down must have run since the scan before. One that is starting has not run, even if the
     /// cloud tells a time (EC2's launchTime is that of the request).
     pub fn started(&self, machine: &MachineView<'_>) -> Option<Timestamp> {
         let files = &machine.machine.files;
         if files.started.is_some() {
             return files.started;
         }
+        let earliest = files.created.min(self.now);
+        let since = |time: Timestamp| Some(time.clamp(earliest, self.now));
+        let seen = machine.machine.first_running.and_then(since);
         let Bucket::Listed(listed, state) = machine.bucket else {
-            return None;
+            return seen;
         };
         if state == MachineState::Starting {
             return None;
         }
-        let earliest = files.created.min(self.now);
         if let Some(told) = listed.started {
-            return Some(told.clamp(earliest, self.now));
+            return since(told);
+        }
+        if seen.is_some() {
+            return seen;
         }
         match state {
             MachineState::Running => Some(self.now),
-            MachineState::Shutdown => Some(
-                self.snapshot
-                    .previous_scan
-                    .unwrap_or(earliest)
-                    .clamp(earliest, self.now),
-            ),
+            MachineState::Shutdown => since(self.snapshot.previous_scan.unwrap_or(earliest)),
             MachineState::Starting
             | MachineState::Deleting
             | MachineState::Failed

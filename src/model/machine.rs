@@ -221,6 +221,9 @@ pub struct MachineFiles {
     /// `accounting_fqan` of its machinetype when it was created, for when that is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accounting_fqan: Option<String>,
+    /// `logged`: when the copy of what it wrote was whole, for log_joboutputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logged: Option<Timestamp>,
 }
 
 /// Why we destroyed a machine, as far as later decisions depend on it.

@@ -20,6 +20,6 @@ pub use machine::{
     ShutdownMessage,
 };
 pub use secret::Secret;
-pub use snapshot::{Heartbeat, History, Machine, SpaceSnapshot};
+pub use snapshot::{Heartbeat, History, Machine, RemoteServer, SpaceSnapshot};
 pub use time::{Seconds, Timestamp};
 pub use units::{Hs06, InvalidUnit, Processors, Share};

@@ -3,8 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
-    CloudFacts, CloudMachine, MachineFiles, MachinetypeName, Processors, ShutdownMessage, Timestamp,
+    CloudFacts, CloudMachine, MachineFiles, MachinetypeName, Processors, Seconds, ShutdownMessage,
+    Timestamp,
 };
 
 /// One space at the moment of one complete scan. There is no snapshot of an incomplete one: a
@@ -34,6 +37,8 @@ pub struct SpaceSnapshot {
     /// Since when machines have been able to write heartbeats to us without a break: the start of
     /// our HTTPS server. `None` when that is not known or not us.
     pub listening_since: Option<Timestamp>,
+    /// The servers that machines write to in place of ours, by machinetype.
+    pub remotes: BTreeMap<MachinetypeName, RemoteServer>,
 }
 
 /// One machine of ours: its directory joined with what the cloud lists under its name.
@@ -45,7 +50,10 @@ pub struct Machine {
     pub listed: Vec<CloudMachine>,
     /// How many complete scans in a row, this one included, have not listed it.
     pub missed_scans: u32,
-    /// The last scan of this daemon's life that saw it running.
+    /// The first scan of this daemon's life that saw it running: when it began to run, for one
+    /// whose `started` could not be written and whose cloud does not tell.
+    pub first_running: Option<Timestamp>,
+    /// The last scan that saw it running; one of the daemon before, when none of this life did.
     pub last_running: Option<Timestamp>,
     /// How many deletes of it have been tried in this daemon's life.
     pub delete_tries: u32,
@@ -53,6 +61,8 @@ pub struct Machine {
     pub heartbeat: Heartbeat,
     /// What `joboutputs/shutdown_message` holds. Looked for only when the machine has stopped.
     pub shutdown_message: Option<ShutdownMessage>,
+    /// Whether it may have left a message on a remote server that has not told yet.
+    pub awaits_message: bool,
 }
 
 impl Machine {
@@ -79,6 +89,29 @@ pub enum Heartbeat {
     Missing,
     /// The file was last written at this time.
     At(Timestamp),
+}
+
+/// What is known of a remote server that machines write to (`remote_joboutputs_url`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteServer {
+    /// Since when we have asked it in every cycle: what it was like while nobody asked is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_since: Option<Timestamp>,
+    /// When it last answered, whatever it said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Timestamp>,
+    /// Since when it has answered each time: machines could write to it since then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answering_since: Option<Timestamp>,
+}
+
+impl RemoteServer {
+    /// For how long it has said nothing although it was asked.
+    pub fn silence(&self, now: Timestamp) -> Seconds {
+        let last = self.answered.max(self.asked_since);
+        last.map_or(Seconds::default(), |last| now.since(last))
+    }
 }
 
 /// What is known of a machinetype from before.

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Memory, Volatile, heartbeat_file, join};
+use super::{Memory, Volatile, join};
 use crate::config::{self, Raw, SpaceConfig};
 use crate::model::{
     CloudFacts, CloudId, CloudLimits, CloudMachine, Ended, FactoryName, Flavor, Heartbeat, History,
-    Hs06, MachineFiles, MachineName, MachinetypeName, Processors, Seconds, ShutdownMessage,
-    SpaceName, SpaceSnapshot, Timestamp,
+    Hs06, MachineFiles, MachineName, MachinetypeName, Processors, RemoteServer, Seconds,
+    ShutdownMessage, SpaceName, SpaceSnapshot, Timestamp,
 };
 use crate::state::SHUTDOWN_MESSAGE;
 
@@ -69,6 +69,9 @@ pub struct Situation {
     /// What `vcycled shutdown` has said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ordered_shutdown: Option<Timestamp>,
+    /// The remote servers that machines write to, by machinetype.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    remotes: BTreeMap<MachinetypeName, RemoteServer>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -122,12 +125,17 @@ struct Directory {
     hepscore23_per_processor: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     accounting_fqan: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    logged: Option<Timestamp>,
     #[serde(default)]
     machinefeatures: Machinefeatures,
     #[serde(default)]
     jobfeatures: Jobfeatures,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     joboutputs: BTreeMap<String, JobOutput>,
+    /// It has ended, and the remote server has not told what it may have said.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    awaits_message: bool,
     /// What is known only in the memory of a running daemon.
     #[serde(default)]
     memory: DaemonMemory,
@@ -151,12 +159,22 @@ struct Jobfeatures {
     wall_limit_secs: Option<Seconds>,
 }
 
-/// A file in joboutputs: its text, or the time when it was last written.
+/// A file in joboutputs: its text, or the time when it was last written, or that a remote server
+/// has none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum JobOutput {
     Modified { modified: Timestamp },
+    Remote { remote: RemoteFile },
     Text(String),
+}
+
+/// What a remote server says of a file that it does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RemoteFile {
+    /// There is none.
+    Missing,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,6 +183,8 @@ struct DaemonMemory {
     /// Complete scans in a row, before this one, that did not list it.
     #[serde(default)]
     missed_scans: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_running: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_running: Option<Timestamp>,
     #[serde(default)]
@@ -212,20 +232,29 @@ impl Situation {
             &memory,
         );
         snapshot.listening_since = self.listening_since;
+        snapshot.remotes.clone_from(&self.remotes);
         for machine in &mut snapshot.machines {
             let outputs = self
                 .directories
                 .get(&machine.files.name)
                 .map(|directory| &directory.joboutputs);
             let find = |file: &str| outputs.and_then(|outputs| outputs.get(file));
-            machine.heartbeat = match heartbeat_file(&config, &machine.files).map(find) {
-                None => Heartbeat::Unknown,
-                Some(Some(JobOutput::Modified { modified })) => Heartbeat::At(*modified),
-                Some(None | Some(JobOutput::Text(_))) => Heartbeat::Missing,
+            let beat = beats(&config, &machine.files);
+            machine.heartbeat = match beat.map(|(file, place)| (find(file), place)) {
+                Some((Some(JobOutput::Modified { modified }), _)) => Heartbeat::At(*modified),
+                Some((Some(JobOutput::Remote { remote }), _)) => match remote {
+                    RemoteFile::Missing => Heartbeat::Missing,
+                },
+                Some((None | Some(JobOutput::Text(_)), Place::Here)) => Heartbeat::Missing,
+                Some((None | Some(JobOutput::Text(_)), Place::Elsewhere)) | None => {
+                    Heartbeat::Unknown
+                }
             };
             if let Some(JobOutput::Text(text)) = find(SHUTDOWN_MESSAGE) {
                 machine.shutdown_message = Some(ShutdownMessage::parse(text));
             }
+            let directory = self.directories.get(&machine.files.name);
+            machine.awaits_message = directory.is_some_and(|known| known.awaits_message);
         }
         Ok((config, snapshot))
     }
@@ -264,6 +293,7 @@ impl Situation {
             let files = directory.files(name, &self.space)?;
             let volatile = Volatile {
                 missed_scans: directory.memory.missed_scans,
+                first_running: directory.memory.first_running,
                 last_running: directory.memory.last_running,
                 delete_tries: directory.memory.delete_tries,
             };
@@ -296,9 +326,9 @@ impl Situation {
                 .iter()
                 .map(|machine| {
                     let volatile = memory.volatile.get(&machine.files.name);
-                    let file = heartbeat_file(config, &machine.files);
+                    let beat = beats(config, &machine.files);
                     let directory =
-                        Directory::of(machine, file, volatile.copied().unwrap_or_default());
+                        Directory::of(machine, beat, volatile.copied().unwrap_or_default());
                     (machine.files.name.clone(), directory)
                 })
                 .collect(),
@@ -318,8 +348,26 @@ impl Situation {
             empty_scans: memory.empty_scans,
             listening_since: snapshot.listening_since,
             ordered_shutdown: config.ordered_shutdown,
+            remotes: snapshot.remotes.clone(),
         }
     }
+}
+
+/// Where a machine writes its heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Here,
+    Elsewhere,
+}
+
+/// The file that is a machine's heartbeat, and where it is, if it has to write one.
+fn beats<'a>(config: &'a SpaceConfig, files: &MachineFiles) -> Option<(&'a str, Place)> {
+    let configured = config.machinetypes.get(&files.machinetype)?;
+    let place = match configured.remote_joboutputs_url {
+        None => Place::Here,
+        Some(_) => Place::Elsewhere,
+    };
+    Some((configured.heartbeat_file.as_deref()?, place))
 }
 
 /// The listing that a snapshot was joined from.
@@ -364,18 +412,29 @@ impl Directory {
             fizzle: self.fizzle_seconds,
             hepscore23_per_processor: self.hepscore23_per_processor,
             accounting_fqan: self.accounting_fqan.clone(),
+            logged: self.logged,
         })
     }
 
     fn of(
         machine: &crate::model::Machine,
-        heartbeat_file: Option<&str>,
+        beat: Option<(&str, Place)>,
         volatile: Volatile,
     ) -> Self {
         let files = machine.files.clone();
         let mut joboutputs = BTreeMap::new();
-        if let (Heartbeat::At(modified), Some(file)) = (machine.heartbeat, heartbeat_file) {
-            joboutputs.insert(file.to_owned(), JobOutput::Modified { modified });
+        match (machine.heartbeat, beat) {
+            (Heartbeat::At(modified), Some((file, _))) => {
+                joboutputs.insert(file.to_owned(), JobOutput::Modified { modified });
+            }
+            // Here a file that is not there is one that is missing; elsewhere it has to be told.
+            (Heartbeat::Missing, Some((file, Place::Elsewhere))) => {
+                let remote = RemoteFile::Missing;
+                joboutputs.insert(file.to_owned(), JobOutput::Remote { remote });
+            }
+            (Heartbeat::Missing, Some((_, Place::Here)) | None)
+            | (Heartbeat::At(_), None)
+            | (Heartbeat::Unknown, _) => {}
         }
         if let Some(message) = &machine.shutdown_message {
             let text = JobOutput::Text(message.text().to_owned());
@@ -395,6 +454,7 @@ impl Directory {
             fizzle_seconds: files.fizzle,
             hepscore23_per_processor: files.hepscore23_per_processor,
             accounting_fqan: files.accounting_fqan,
+            logged: files.logged,
             machinefeatures: Machinefeatures { hs06: files.hs06 },
             jobfeatures: Jobfeatures {
                 allocated_cpu: files.processors,
@@ -403,8 +463,10 @@ impl Directory {
                 wall_limit_secs: files.wall_limit,
             },
             joboutputs,
+            awaits_message: machine.awaits_message,
             memory: DaemonMemory {
                 missed_scans: volatile.missed_scans,
+                first_running: volatile.first_running,
                 last_running: volatile.last_running,
                 delete_tries: volatile.delete_tries,
             },
@@ -439,5 +501,44 @@ mod tests {
         assert_eq!(here.machines[0].heartbeat, Heartbeat::Missing);
         let elsewhere = replayed(r#""remote_joboutputs_url": "https://out.example.org/","#);
         assert_eq!(elsewhere.machines[0].heartbeat, Heartbeat::Unknown);
+    }
+
+    #[test]
+    fn what_a_remote_server_says_comes_back() {
+        let text = r#"{"space": "s", "config": {
+            "space s": {"api": "simulated", "max_machines": 1},
+            "machinetype s a": {"target_share": 1, "backoff_seconds": 1, "fizzle_seconds": 1,
+                "flavor_name": "one", "root_image": "image:i", "user_data": "/u",
+                "heartbeat_file": "beat", "remote_joboutputs_url": "https://out.example.org/"}},
+            "directories": {
+                "vcycle-a-aaaaaaaaaa": {"created": 5, "joboutputs": {"beat": {"modified": 7}}},
+                "vcycle-a-bbbbbbbbbb": {"created": 5, "joboutputs": {"beat": {"remote": "missing"}}},
+                "vcycle-a-cccccccccc": {"created": 5, "awaits_message": true}},
+            "remotes": {"a": {"asked_since": 1, "answered": 2, "answering_since": 3}}}"#;
+        let context = config::Context {
+            hostname: FactoryName::new("factory.example.org").unwrap(),
+            state_dir: "/state".into(),
+        };
+        let situation = Situation::parse(text).unwrap();
+        let (config, snapshot) = situation.into_snapshot(&context).unwrap();
+        let found: Vec<_> = snapshot
+            .machines
+            .iter()
+            .map(|machine| (machine.heartbeat, machine.awaits_message))
+            .collect();
+        let expected = [
+            (Heartbeat::At(Timestamp::from_unix(7)), false),
+            (Heartbeat::Missing, false),
+            (Heartbeat::Unknown, true),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(snapshot.remotes.len(), 1);
+        let raw = Raw::from_json(&situation.config).unwrap();
+        let memory = situation.memory().unwrap();
+        let now = Timestamp::from_unix(9);
+        let factory = &context.hostname;
+        let again = Situation::record(&raw, factory, (&config, &snapshot), &memory, now);
+        let again = Situation::parse(&again.to_json()).unwrap();
+        assert_eq!(again.into_snapshot(&context).unwrap().1, snapshot);
     }
 }

@@ -11,8 +11,10 @@
 //!
 //! Memory follows each file after it has been written, never before.
 
+mod joboutputs;
 mod leaks;
 
+pub use joboutputs::KeepOutcome;
 pub use leaks::{KindStatus, LeakStatus};
 
 use std::collections::BTreeSet;
@@ -29,8 +31,8 @@ use crate::model::{
     CloudId, CloudMachine, FactoryName, History, MachineFiles, MachineName, MachinetypeName,
     Processors, Timestamp,
 };
-use crate::observe::{Memory, Unread};
-use crate::state::{NewMachine, StateError, Store, TimeFile};
+use crate::observe::Memory;
+use crate::state::{NewMachine, StateError, Store, TimeFile, Unread};
 use crate::telemetry::Repeats;
 
 /// What has happened in one space since the daemon started: for status and the demo.
@@ -173,8 +175,17 @@ impl Recorder<'_> {
                 info!(%machine, "told to be down by {}", at.to_rfc3339());
                 Ok(())
             }
+            Bookkeeping::Stop { machine, at } => {
+                self.store.set_time(machine, TimeFile::Stopped, *at)?;
+                self.files(machine, |files| files.stopped = Some(*at));
+                info!(%machine, "ended; waiting for what it said on the remote server");
+                Ok(())
+            }
             Bookkeeping::Finish(finish) => self.finish(finish, now),
+            // Done beside the passes, because files can be large.
+            Bookkeeping::KeepJoboutputs { .. } => Ok(()),
             Bookkeeping::Forget { machine } => {
+                self.tell_what_is_lost(machine);
                 self.store.remove_machine(machine)?;
                 self.memory.forget(machine);
                 self.repeats.is_over(&about_deleting(machine));
@@ -199,7 +210,7 @@ impl Recorder<'_> {
         // One that could not be read when the daemon started is no stranger.
         let filed = self.store.load_machine(machine)?;
         if let Some(files) = filed.filter(|files| files.space == self.config.name) {
-            self.memory.machines.insert(machine.clone(), files);
+            self.memory.take_up(files);
             info!(%machine, id = %listed.id, "its directory can be read again");
             return Ok(());
         }
@@ -461,12 +472,14 @@ pub fn hold_back(plan: &mut Plan, unread: &[Unread]) {
     let unread: BTreeSet<_> = unread.iter().map(|unread| &unread.machine).collect();
     plan.bookkeeping.retain(|action| match action {
         Bookkeeping::Finish(finish) => !unread.contains(&finish.machine),
+        Bookkeeping::KeepJoboutputs { machine, .. } => !unread.contains(machine),
         Bookkeeping::Adopt { .. }
         | Bookkeeping::Identify { .. }
         | Bookkeeping::Start { .. }
         | Bookkeeping::Miss { .. }
         | Bookkeeping::Return { .. }
         | Bookkeeping::Shutdowntime { .. }
+        | Bookkeeping::Stop { .. }
         | Bookkeeping::Forget { .. } => true,
     });
 }

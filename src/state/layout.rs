@@ -31,6 +31,8 @@ pub enum TimeFile {
     Finished,
     /// We last asked the cloud to delete it.
     Deleted,
+    /// The copy of what it wrote was whole (log_joboutputs).
+    Logged,
 }
 
 impl TimeFile {
@@ -43,6 +45,7 @@ impl TimeFile {
             Self::Stopped => "stopped",
             Self::Finished => "finished",
             Self::Deleted => "deleted",
+            Self::Logged => "logged",
         }
     }
 }
@@ -153,6 +156,28 @@ impl Layout {
     /// The time of the last abort of a machinetype, in Unix seconds.
     pub fn last_abort_time(&self, space: &SpaceName, machinetype: &MachinetypeName) -> PathBuf {
         self.machinetype(space, machinetype).join("last_abort_time")
+    }
+
+    /// The longest that copies of what machines of a machinetype wrote are kept, in seconds, as it
+    /// was last configured: for when the machinetype is gone.
+    pub fn joboutputs_seconds(&self, space: &SpaceName, machinetype: &MachinetypeName) -> PathBuf {
+        self.machinetype(space, machinetype)
+            .join("joboutputs_seconds")
+    }
+
+    /// An empty file whose modification time is the last answer of the machinetype's remote server.
+    pub fn remote_answered(&self, space: &SpaceName, machinetype: &MachinetypeName) -> PathBuf {
+        self.machinetype(space, machinetype).join("remote_answered")
+    }
+
+    /// Copies of what machines wrote, by space, machinetype and machine.
+    pub fn joboutputs(&self) -> PathBuf {
+        self.root.join("joboutputs")
+    }
+
+    /// Copies of what the machines of one machinetype wrote.
+    pub fn joboutputs_of(&self, space: &SpaceName, machinetype: &MachinetypeName) -> PathBuf {
+        self.joboutputs().join(space).join(machinetype)
     }
 
     /// All accounting records, by day.

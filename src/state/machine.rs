@@ -51,7 +51,17 @@ pub struct Loaded {
     /// Those that could be read.
     pub machines: Vec<MachineFiles>,
     /// What was wrong with the others; they are left as they are.
-    pub problems: Vec<StateError>,
+    pub unread: Vec<Unread>,
+}
+
+/// A machine's directory, or a file in it, that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}")]
+pub struct Unread {
+    /// Whose it is.
+    pub machine: MachineName,
+    /// What happened.
+    pub problem: StateError,
 }
 
 /// Threads that read directories side by side. More than there are processors, because after a
@@ -70,10 +80,14 @@ impl Store {
     pub fn load_machines(&self) -> Result<Loaded, StateError> {
         let mut names = self.machine_names()?;
         names.sort();
-        let read = |names: &[MachineName]| -> Vec<Result<MachineFiles, StateError>> {
+        let read = |names: &[MachineName]| -> Vec<Result<MachineFiles, Unread>> {
             let names = names.iter().cloned();
             names
-                .map(|name| load_directory(self.layout.disk(), &self.layout.machine(&name), name))
+                .map(|machine| {
+                    let dir = self.layout.machine(&machine);
+                    load_directory(self.layout.disk(), &dir, machine.clone())
+                        .map_err(|problem| Unread { machine, problem })
+                })
                 .collect()
         };
         let share = names.len().div_ceil(READERS).max(FEW);
@@ -91,7 +105,7 @@ impl Store {
         for result in results {
             match result {
                 Ok(machine) => loaded.machines.push(machine),
-                Err(problem) => loaded.problems.push(problem),
+                Err(unread) => loaded.unread.push(unread),
             }
         }
         Ok(loaded)
@@ -303,6 +317,19 @@ impl Store {
         written.context("write", &path)
     }
 
+    /// Puts `text`, which the VM left on a remote server, in the place of the shutdown message. It
+    /// takes the place of a reason of ours: what the VM said comes first.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn take_shutdown_message(&self, name: &MachineName, text: &str) -> Result<(), StateError> {
+        let path = self
+            .layout
+            .published(name, Published::Joboutputs)
+            .join(SHUTDOWN_MESSAGE);
+        self.write(&path, text.as_bytes(), disk::PUBLIC)
+    }
+
     /// Removes a machine's directory.
     ///
     /// # Errors
@@ -403,6 +430,7 @@ fn load_directory(disk: &Disk, dir: &Path, name: MachineName) -> Result<MachineF
         )?
         .filter(|power: &f64| power.is_finite() && *power > 0.0),
         accounting_fqan: read_small(disk, &dir.join("accounting_fqan"))?,
+        logged: time(TimeFile::Logged)?,
         name,
     })
 }
@@ -449,7 +477,7 @@ mod tests {
             .set_shutdowntime(&new.name, Timestamp::from_unix(5000))
             .unwrap();
         let loaded = store.load_machines().unwrap();
-        assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+        assert!(loaded.unread.is_empty(), "{:?}", loaded.unread);
         assert_eq!(
             loaded.machines,
             [MachineFiles {
@@ -490,7 +518,7 @@ mod tests {
             .unwrap();
         let loaded = store.load_machines().unwrap();
         assert_eq!(loaded.machines.len(), 1);
-        let problem = loaded.problems[0].to_string();
+        let problem = loaded.unread[0].to_string();
         assert!(problem.contains("vcycle-a-bbbbbbbbbb/created"), "{problem}");
     }
 

@@ -11,6 +11,7 @@
 //! 4. One daemon at a time: [`Store::open`] holds a lock as long as the store lives.
 
 pub mod disk;
+mod joboutputs;
 pub mod layout;
 mod machine;
 pub mod order;
@@ -21,8 +22,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use disk::Disk;
+pub use joboutputs::Kept;
 pub use layout::{Layout, Published, SHUTDOWN_MESSAGE, TimeFile};
-pub use machine::{Loaded, NewMachine};
+pub use machine::{Loaded, NewMachine, Unread};
 
 use crate::model::{MachinetypeName, SpaceName, Timestamp};
 
@@ -113,7 +115,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens a state directory for a daemon: makes the directories, takes the lock, empties `tmp`.
+    /// Opens a state directory for a daemon: makes the directories, takes the lock, empties `tmp`,
+    /// and syncs all that the daemon before left there.
     ///
     /// # Errors
     /// When the directory cannot be made or written, or another daemon holds it.
@@ -147,6 +150,10 @@ impl Store {
             disk.remove_tree(&tmp).context("empty", &tmp)?;
         }
         disk.create_dir(&tmp, 0o700).context("create", &tmp)?;
+        // A daemon that was killed may have left steps that can be seen and are not yet on the
+        // disk. Whoever goes on from them must not lose them with the power.
+        let root = layout.root();
+        disk.sync_all(root).context("sync", root)?;
         Ok(Self {
             layout,
             _lock: Some(lock),
@@ -204,13 +211,7 @@ impl Store {
     /// # Errors
     /// When the file is there and its time cannot be read.
     pub fn last_scan(&self, space: &SpaceName) -> Result<Option<Timestamp>, StateError> {
-        let path = self.layout.last_scan(space);
-        let looked = self.layout.disk().read(&path);
-        match looked.and_then(|()| fs::metadata(&path)?.modified()) {
-            Ok(time) => Ok(Some(Timestamp::from_system_time(time))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context("read the time of", &path),
-        }
+        self.time_of(&self.layout.last_scan(space))
     }
 
     /// Notes that a scan of a space was complete at `time`. Once a space, not once a machine, and
@@ -219,15 +220,52 @@ impl Store {
     /// # Errors
     /// When the file system refuses.
     pub fn set_last_scan(&self, space: &SpaceName, time: Timestamp) -> Result<(), StateError> {
-        let path = self.layout.last_scan(space);
+        self.set_time_of(&self.layout.last_scan(space), time)
+    }
+
+    /// When the remote server of a machinetype last answered, if it ever did.
+    ///
+    /// # Errors
+    /// When the file is there and its time cannot be read.
+    pub fn remote_answered(
+        &self,
+        space: &SpaceName,
+        machinetype: &MachinetypeName,
+    ) -> Result<Option<Timestamp>, StateError> {
+        self.time_of(&self.layout.remote_answered(space, machinetype))
+    }
+
+    /// Notes when the remote server of a machinetype last answered, without writing a byte.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn set_remote_answered(
+        &self,
+        space: &SpaceName,
+        machinetype: &MachinetypeName,
+        time: Timestamp,
+    ) -> Result<(), StateError> {
+        self.set_time_of(&self.layout.remote_answered(space, machinetype), time)
+    }
+
+    fn time_of(&self, path: &Path) -> Result<Option<Timestamp>, StateError> {
+        let looked = self.layout.disk().read(path);
+        match looked.and_then(|()| fs::metadata(path)?.modified()) {
+            Ok(time) => Ok(Some(Timestamp::from_system_time(time))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context("read the time of", path),
+        }
+    }
+
+    fn set_time_of(&self, path: &Path, time: Timestamp) -> Result<(), StateError> {
         // Opening a named pipe to write would wait for its reader.
-        if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
-            return Err(not_a_file(&path));
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(not_a_file(path));
         }
         self.layout
             .disk()
-            .touch(&path, time.to_system_time())
-            .context("set the time of", &path)
+            .touch(path, time.to_system_time())
+            .context("set the time of", path)
     }
 
     /// Finds out whether the disk takes as much as one more machine needs, by writing it. Nothing

@@ -9,8 +9,8 @@ use super::host::Host;
 use crate::config::SpaceConfig;
 use crate::decide::{Report, Running, Tally};
 use crate::model::{
-    CloudFacts, FactoryName, Machine, MachineFiles, MachineName, MachineState, MachinetypeName,
-    Processors, SpaceSnapshot, Timestamp,
+    CloudFacts, FactoryName, Heartbeat, Machine, MachineFiles, MachineName, MachineState,
+    MachinetypeName, Processors, SpaceSnapshot, Timestamp,
 };
 
 /// The longest message. With the headers of UDP and IPv6 (48 bytes) it stays below 1,500, and
@@ -75,7 +75,10 @@ impl Ended {
                 None => MachineState::Failed,
             }),
             message: message.map(|message| message.text().to_owned()),
-            heartbeat: None,
+            heartbeat: match machine.heartbeat {
+                Heartbeat::At(time) => Some(time),
+                Heartbeat::Unknown | Heartbeat::Missing => None,
+            },
         })
     }
 }

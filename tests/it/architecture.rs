@@ -48,6 +48,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("vacmon", &["config", "decide", "model", "telemetry"]),
+    (
+        "remote",
+        &["blocking", "clock", "cloud", "config", "model", "state"],
+    ),
     ("server", &["blocking", "clock", "config", "model", "state"]),
 ];
 

@@ -116,6 +116,8 @@ impl SimDisk {
     pub fn lose_power(&self, rng: &mut ChaCha8Rng) {
         let mut state = lock(&self.state);
         state.note_times(&self.root, ROOT);
+        let mut times = BTreeMap::new();
+        directory_times(&self.root, &mut times);
         let mut survived = vec![Node::directory()];
         let entries = state.survive(ROOT, rng, &mut survived);
         survived[ROOT] = Node::Directory {
@@ -132,6 +134,12 @@ impl SimDisk {
             }
         }
         state.lay_out(&self.root, ROOT);
+        // Times of directories go to the disk with their entries; here they simply stay.
+        for (path, time) in times {
+            if let Ok(directory) = fs::File::open(path) {
+                directory.set_modified(time).unwrap();
+            }
+        }
     }
 
     /// Whether a file or directory, with all below it, would be there after a power loss.
@@ -162,6 +170,18 @@ impl SimDisk {
                 _ => None,
             })
             .collect()
+    }
+}
+
+/// The modification times of all directories below `path`.
+fn directory_times(path: &Path, times: &mut BTreeMap<PathBuf, SystemTime>) {
+    for entry in fs::read_dir(path).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            let modified = entry.metadata().unwrap().modified().unwrap();
+            times.insert(entry.path(), modified);
+            directory_times(&entry.path(), times);
+        }
     }
 }
 
@@ -207,7 +227,10 @@ impl State {
             Effect::Read(path) | Effect::Rename(_, path) | Effect::Link(_, path) if shown(path) => {
                 ("permission denied", io::ErrorKind::PermissionDenied)
             }
-            Effect::Read(_) => return Ok(()),
+            // There is nothing to sync on a disk that cannot be changed.
+            Effect::Read(_) | Effect::SyncFile(_) | Effect::SyncDir(_) | Effect::SyncAll(_) => {
+                return Ok(());
+            }
             _ if faults.read_only => ("read-only", io::ErrorKind::ReadOnlyFilesystem),
             Effect::CreateDir(_) | Effect::Write(..) if faults.full => {
                 ("disk full", io::ErrorKind::StorageFull)
@@ -300,6 +323,10 @@ impl State {
                     durable.clone_from(live);
                 }
             }
+            Effect::SyncAll(_) => self.nodes.iter_mut().for_each(|node| match node {
+                Node::File { live, durable, .. } => *durable = live.len(),
+                Node::Directory { live, durable } => durable.clone_from(live),
+            }),
             Effect::Rename(from, to) => {
                 if let (Some(from), Some(to)) = (place(from), place(to)) {
                     self.rename(&from, &to);

@@ -10,6 +10,7 @@
 )]
 
 mod cloud;
+mod copies;
 mod disk;
 mod earth;
 mod factory;

@@ -115,6 +115,9 @@ impl Configuration {
                 line(format!("fizzle_seconds = {}", kind.fizzle));
                 line(format!("max_wallclock_seconds = {}", kind.wallclock));
                 line(format!("x509dn = {DN}"));
+                if kind.keeps_outputs() {
+                    line("log_joboutputs = True".to_owned());
+                }
                 if let Some(seconds) = kind.heartbeat {
                     line("heartbeat_file = heartbeat".to_owned());
                     line(format!("heartbeat_seconds = {seconds}"));
@@ -122,6 +125,13 @@ impl Configuration {
             }
         }
         text
+    }
+}
+
+impl Kind {
+    /// Whether what its machines write is copied: by its name, so that nothing is drawn for it.
+    pub fn keeps_outputs(&self) -> bool {
+        self.name != KINDS[1]
     }
 }
 

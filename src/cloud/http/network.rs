@@ -89,7 +89,7 @@ pub fn client_builder(ca_path: &Path) -> reqwest::ClientBuilder {
 }
 
 /// Whether an address leads back to this host, where no proxy could ever reach it.
-fn is_this_host(url: &Url) -> bool {
+pub fn is_this_host(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),

@@ -37,6 +37,7 @@ mod creating;
 mod destroying;
 mod leaks;
 mod properties;
+mod remote;
 pub(crate) mod worlds;
 
 /// The moment at which all tables are decided.
@@ -169,6 +170,8 @@ fn bookkeeping_line(action: &Bookkeeping) -> String {
             }
             line
         }
+        Bookkeeping::Stop { machine, at } => format!("stop {} {}", short(machine), offset(*at)),
+        Bookkeeping::KeepJoboutputs { machine, .. } => format!("keep {}", short(machine)),
         Bookkeeping::Forget { machine } => format!("forget {}", short(machine)),
     }
 }
@@ -366,6 +369,7 @@ fn on_file(machine: &mut Machine, name: &str, value: &str) {
         "processors" => files.processors = Some(Processors::new(value.parse().unwrap())),
         "ended" => files.ended = Some(Ended::from_word(value)),
         "missed" => machine.missed_scans = value.parse().unwrap(),
+        "first" => machine.first_running = moment(value),
         "seen" => machine.last_running = moment(value),
         "tries" => machine.delete_tries = value.parse().unwrap(),
         "message" => machine.shutdown_message = Some(ShutdownMessage::parse(value)),

@@ -249,10 +249,12 @@ fn machine() -> impl Strategy<Value = Machine> {
             missed_scans: if listed.is_empty() { missed } else { 0 },
             files,
             listed,
+            first_running: last_running,
             last_running,
             delete_tries: delete.1,
             heartbeat,
             shutdown_message,
+            awaits_message: false,
         }
     })
 }
@@ -393,6 +395,12 @@ fn write_down(snapshot: &mut SpaceSnapshot, action: &Bookkeeping) {
                 history.failures += 1;
                 history.last_failure = Some(NOW);
             }
+        }
+        Bookkeeping::Stop { machine, at } => {
+            find(snapshot, machine.as_str()).files.stopped = Some(*at);
+        }
+        Bookkeeping::KeepJoboutputs { machine, .. } => {
+            find(snapshot, machine.as_str()).files.logged = Some(NOW);
         }
         Bookkeeping::Forget { machine } => {
             let machines = &mut snapshot.machines;

@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::factory::{Factory, MachineDir, SPACE, until};
 
 /// A small file system of its own.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// Mounts it, which takes a root who may; says so when that is not to be had.
-    fn mount(place: PathBuf) -> Option<Self> {
+    pub fn mount(place: PathBuf) -> Option<Self> {
         fs::create_dir(&place).unwrap();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=16m,mode=0755", "vcycle-test"]);
@@ -32,14 +32,14 @@ impl SmallDisk {
     }
 
     /// Leaves no room at all.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let mut file = File::create(self.0.join("filler")).unwrap();
         for size in [65_536, 4096, 1] {
             while file.write(&vec![0; size]).is_ok_and(|written| written > 0) {}
         }
     }
 
-    fn make_room(&self) {
+    pub fn make_room(&self) {
         fs::remove_file(self.0.join("filler")).unwrap();
     }
 }
