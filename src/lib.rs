@@ -38,9 +38,12 @@
 //! | [`account`] | APEL records and where they go | config, model, state |
 //! | [`record`] | writes down what was found out and done | state, account, observe's memory |
 //! | [`pipes`] | fetches vacuum pipes beside all passes, and keeps what they said | config, cloud::http, state |
+//! | [`vacmon`] | what monitoring services are told, over UDP | config, decide, telemetry |
 //! | [`server`] | HTTPS for the machines: features out, heartbeats and messages in | state, model |
 //! | [`daemon`] | the driver and the tasks of the spaces | all of these |
 //! | [`cli`] | the command line | daemon |
+//!
+//! Commands beside a running daemon tell it something through [`state::order`] and nothing else.
 //!
 //! What holds everywhere:
 //!
@@ -74,3 +77,4 @@ pub mod rng;
 pub mod server;
 pub mod state;
 pub mod telemetry;
+pub mod vacmon;

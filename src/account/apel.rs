@@ -41,7 +41,7 @@ pub fn record(
         .unwrap_or(Processors::ONE)
         .max(Processors::ONE);
     let (service_level_type, service_level) =
-        service_level(space.benchmark, machinetype, files.hs06, processors);
+        service_level(space.benchmark, machinetype, files, processors);
     Record {
         site: space
             .gocdb_sitename
@@ -73,7 +73,7 @@ pub fn record(
 fn service_level(
     benchmark: Benchmark,
     machinetype: Option<&MachinetypeConfig>,
-    hs06: Option<Hs06>,
+    files: &MachineFiles,
     processors: Processors,
 ) -> (&'static str, f64) {
     match benchmark {
@@ -81,6 +81,7 @@ fn service_level(
             "hepscore23",
             machinetype
                 .and_then(|configured| configured.hepscore23_per_processor)
+                .or(files.hepscore23_per_processor)
                 .unwrap_or(1.0),
         ),
         Benchmark::Hepspec => {
@@ -90,7 +91,7 @@ fn service_level(
                         .hs06_per_processor
                         .or(configured.hs06.map(|whole| whole.per(processors)))
                 })
-                .or(hs06.map(|whole| whole.per(processors)))
+                .or(files.hs06.map(|whole| whole.per(processors)))
                 .unwrap_or(Hs06::DEFAULT);
             ("HEPSPEC", per_processor.get())
         }

@@ -31,7 +31,7 @@ pub fn file(
     send: bool,
 ) -> Result<(PathBuf, bool), StateError> {
     let (day, time) = day_and_time(record);
-    let number = number(machine);
+    let number = number(machine.as_str().as_bytes());
     for attempt in 0..MAX_COLLISIONS {
         let name = format!("{time}{:08}", number.wrapping_add(attempt) % 100_000_000);
         let archived = layout.apel_archive().join(&day).join(&name);
@@ -106,9 +106,9 @@ fn day_and_time(record: &Record) -> (String, String) {
     )
 }
 
-/// A number that follows from the machine's name.
-fn number(machine: &MachineName) -> u64 {
-    openssl::sha::sha256(machine.as_str().as_bytes())
+/// A number of eight digits that follows from a machine's name, or from a text.
+pub(super) fn number(text: &[u8]) -> u64 {
+    openssl::sha::sha256(text)
         .iter()
         .take(8)
         .fold(0, |number, byte| (number << 8) | u64::from(*byte))

@@ -27,6 +27,8 @@ pub fn contents(
             .and_then(|configured| configured.x509dn.as_ref())
             .map(ToString::to_string),
         fizzle: configured.map(|configured| configured.fizzle),
+        hepscore23_per_processor: configured
+            .and_then(|configured| configured.hepscore23_per_processor),
         accounting_fqan: configured.and_then(|configured| configured.accounting_fqan.clone()),
         flavor: None,
         zone: None,

@@ -29,7 +29,7 @@ pub fn shutdowntime(
 ) -> Timestamp {
     let by_wallclock = created + wall_limit(machinetype);
     space
-        .shutdown_time
+        .down_by()
         .map_or(by_wallclock, |at| at.min(by_wallclock))
 }
 
@@ -49,11 +49,7 @@ pub fn features(
     let processors = size.processors.max(Processors::ONE);
     let wall = wall_limit(machinetype);
     let shutdowntime = shutdowntime(space, machinetype, created);
-    let hs06 = machinetype.and_then(|configured| {
-        configured.hs06.or(configured
-            .hs06_per_processor
-            .map(|each| each.times(processors)))
-    });
+    let hs06 = machinetype.and_then(|configured| configured.power(processors));
     let memory_mb = size.memory_mb.or(machinetype.map(|configured| {
         configured
             .mb_per_processor

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::check::CheckFormat;
+use crate::account::sync::Month;
 use crate::model::{FactoryName, SpaceName, Timestamp};
 use crate::state::layout::DEFAULT_ROOT;
 
@@ -18,6 +19,7 @@ use crate::state::layout::DEFAULT_ROOT;
         vcycled demo                       see it work, without any cloud\n  \
         vcycled check                      is the configuration good?\n  \
         vcycled plan example.org           what would the next cycle do, and why not more?\n  \
+        vcycled shutdown --in 7200         be empty in two hours; --cancel takes it back\n  \
         vcycled                            run the daemon\n\n\
         Manual pages: vcycled(8), vcycle.conf(5)"
 )]
@@ -62,6 +64,10 @@ pub enum Command {
     Check(CheckOptions),
     /// Show what the next cycle would destroy and create, and why not more; change nothing.
     Plan(PlanOptions),
+    /// Shut spaces down for a while, or cancel that, without editing the configuration.
+    Shutdown(ShutdownOptions),
+    /// Count the accounting records of a month, and queue the count for the accounting server.
+    ApelSync(ApelSyncOptions),
     /// See it work: two spaces on embedded clouds, for about a minute.
     Demo(DemoOptions),
 }
@@ -118,6 +124,44 @@ pub struct PlanOptions {
 fn parse_time(text: &str) -> Result<Timestamp, String> {
     text.parse()
         .map_err(|_| "expected Unix seconds, as date +%s prints them".to_owned())
+}
+
+/// Options of `shutdown`.
+#[derive(Clone, Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true)))]
+pub struct ShutdownOptions {
+    /// Only these spaces [default: all].
+    #[arg(value_name = "SPACE")]
+    pub spaces: Vec<SpaceName>,
+    /// Have all machines down by then: Unix seconds, or a time such as 2026-11-21T18:00:00Z.
+    #[arg(long, value_name = "TIME", group = "what", value_parser = parse_moment)]
+    pub at: Option<Timestamp>,
+    /// Have all machines down in so many seconds; 0 is as soon as grace_seconds allow.
+    #[arg(long = "in", value_name = "SECONDS", group = "what")]
+    pub seconds: Option<u64>,
+    /// Create machines again.
+    #[arg(long, group = "what")]
+    pub cancel: bool,
+}
+
+/// A moment, with its zone if it is a calendar time: an hour more or less matters here.
+fn parse_moment(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse() {
+        return Ok(time);
+    }
+    let zoned = chrono::DateTime::parse_from_rfc3339(text).ok();
+    zoned.and_then(|_| Timestamp::parse_iso8601(text)).ok_or_else(|| {
+        "expected Unix seconds, or a time with its zone such as 2026-11-21T18:00:00Z or 2026-11-21T19:00:00+01:00".to_owned()
+    })
+}
+
+/// Options of `apel-sync`.
+#[derive(Clone, Debug, Args)]
+pub struct ApelSyncOptions {
+    /// The month in which the machines ended [default: this one, and in its first week also the
+    /// one before].
+    #[arg(value_name = "YYYYMM")]
+    pub month: Option<Month>,
 }
 
 /// Options of `demo`.

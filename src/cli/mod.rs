@@ -1,14 +1,17 @@
-//! The command line: `vcycled [run] | check | plan | demo`.
+//! The command line: `vcycled [run] | check | plan | shutdown | apel-sync | demo`.
 //!
 //! Arguments, the environment and the host's name are read here and nowhere below. Every expected
 //! failure has a code in [`exit`].
 
+mod apel_sync;
 pub mod args;
 pub mod check;
 pub mod demo;
 pub mod exit;
 mod plan;
 mod run;
+mod shutdown;
+mod wake;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -60,6 +63,8 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Run => run::run(settings),
         Command::Check(options) => run_check(&settings, &options),
         Command::Plan(options) => plan::run(&settings, &options),
+        Command::ApelSync(options) => apel_sync::run(&settings, &options),
+        Command::Shutdown(options) => shutdown::run(&settings, &options),
         Command::Demo(options) => run::demo(options),
     }
 }

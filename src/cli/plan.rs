@@ -103,20 +103,20 @@ async fn look(settings: &Settings, options: &PlanOptions) -> Result<(), Failure>
     };
     let mut failed = false;
     for space in spaces {
-        match look_at(settings, config, space).await {
-            Ok((snapshot, memory, left)) => {
+        match look_at(settings, config, space.clone()).await {
+            Ok((space, snapshot, memory, left)) => {
                 let now = options.now.unwrap_or_else(|| settings.clock.now());
                 if let Some(file) = &options.dump_snapshot {
                     let situation = Situation::record(
                         &loaded.raw,
                         &settings.factory,
-                        (space, &snapshot),
+                        (&space, &snapshot),
                         &memory,
                         now,
                     );
                     write_private(file, &situation.to_json())?;
                 }
-                print(options, space, &snapshot, &left, now)?;
+                print(options, &space, &snapshot, &left, now)?;
             }
             Err(failure) => {
                 failed = true;
@@ -149,27 +149,30 @@ fn write_private(file: &Path, text: &str) -> Result<(), Failure> {
 async fn look_at(
     settings: &Settings,
     config: &Config,
-    space: &SpaceConfig,
-) -> Result<(SpaceSnapshot, Memory, Counts), Failure> {
+    mut space: SpaceConfig,
+) -> Result<(SpaceConfig, SpaceSnapshot, Memory, Counts), Failure> {
     let store = Arc::new(Store::open_to_read(&settings.state_dir));
-    let memory = remember(&store, space)?;
+    space.ordered_shutdown = store
+        .ordered_shutdown(&space.name)
+        .map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
+    let memory = remember(&store, &space)?;
     let unavailable = |error: cloud::CloudError| Failure::new(Exit::Unavailable, error.to_string());
     let outside = Outside::real(&config.server.ca_path, settings.clock.clone());
-    let cloud = cloud::connect(space, &settings.state_dir, &outside, cloud::Use::Look)
+    let cloud = cloud::connect(&space, &settings.state_dir, &outside, cloud::Use::Look)
         .await
         .map_err(unavailable)?;
     let (mut snapshot, problems) =
-        observe_once(cloud.as_ref(), space, &settings.factory, &store, &memory)
+        observe_once(cloud.as_ref(), &space, &settings.factory, &store, &memory)
             .await
             .map_err(unavailable)?;
     for problem in problems {
         eprintln!("vcycled: {problem}");
     }
-    ask_remotes(settings, config, space, &store, &mut snapshot).await?;
-    let (_, found) = find_leftovers(cloud.as_ref(), space, &settings.factory, &snapshot).await;
+    ask_remotes(settings, config, &space, &store, &mut snapshot).await?;
+    let (_, found) = find_leftovers(cloud.as_ref(), &space, &settings.factory, &snapshot).await;
     let (found, now) = (listed(&found), settings.clock.now());
-    let leaks = leaks::leaks(space, &snapshot, &found, &Sightings::new(), now);
-    Ok((snapshot, memory, leaks.counts))
+    let leaks = leaks::leaks(&space, &snapshot, &found, &Sightings::new(), now);
+    Ok((space, snapshot, memory, leaks.counts))
 }
 
 /// Asks the servers that machines write to in place of ours. Since when they answer is not known to
@@ -275,6 +278,17 @@ fn for_people(planned: &Planned<'_>, left: &Counts) -> String {
             of(space.processors.to_string(), space.processors_limit),
         ),
     ];
+    if let Some(at) = space.shutdown_time {
+        lines.push(format!(
+            "  has to be down by {}{}",
+            at.to_rfc3339(),
+            if space.shutdown_ordered {
+                " (set by vcycled shutdown)"
+            } else {
+                " (shutdown_time)"
+            }
+        ));
+    }
     lines.push(format!("  would write down {}", plan.bookkeeping.len()));
     for action in &plan.bookkeeping {
         lines.push(format!("    {} {}", action.machine(), about(action)));

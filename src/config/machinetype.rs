@@ -20,7 +20,8 @@ pub struct MachinetypeConfig {
     pub hs06: Option<Hs06>,
     /// `hs06_per_processor`; never together with `hs06`.
     pub hs06_per_processor: Option<Hs06>,
-    /// `hepscore23_per_processor`, for accounting with `benchmark = hepscore23`.
+    /// `hepscore23_per_processor`, for accounting with `benchmark = hepscore23`, and for target
+    /// shares where there is no hs06. A finite number above 0.
     pub hepscore23_per_processor: Option<f64>,
     /// `cpu_per_machine` (aliases `processors_per_machine`, `min_processors`): what a VM has when
     /// the cloud does not tell. Default 1.
@@ -80,6 +81,15 @@ pub struct MachinetypeConfig {
     pub legacy_proxy: bool,
     /// `cvmfs_proxy_machinetype`: name and port.
     pub cvmfs_proxy_machinetype: Option<(MachinetypeName, u16)>,
+}
+
+impl MachinetypeConfig {
+    /// The power of a VM with so many processors, in HEPSPEC06, if it is configured.
+    pub fn power(&self, processors: Processors) -> Option<Hs06> {
+        let per_processor = self.hs06_per_processor;
+        self.hs06
+            .or(per_processor.map(|each| each.times(processors)))
+    }
 }
 
 /// Where a VM boots from.

@@ -204,7 +204,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(Space, "volume_gb_per_processor", "number", Text("0"), "size of the boot volume"),
     option(Space, "gocdb_sitename", "word", Off, "site name in accounting records"),
     option(Space, "benchmark", "word", Text("hepspec"), "what power is measured in in those records"),
-    option(Space, "vacmon_hostport", "list", Off, "receivers of VacMon messages").later(),
+    option(Space, "vacmon_hostport", "list", Off, "receivers of VacMon messages"),
     option(Space, "https_host", "word", Told, "host in the URLs that VMs are given"),
     option(Space, "https_port", "number", Text("443"), "port in those URLs"),
     option(Space, "shutdown_time", "number", Off, "Unix time after which nothing runs"),
@@ -247,7 +247,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(Machinetype, "flavor_names", "list", Told, "flavors to try in turn").aliases(&["flavor_name"]),
     option(Machinetype, "hs06", "decimal", Off, "power of the whole VM"),
     option(Machinetype, "hs06_per_processor", "decimal", Off, "power of one processor"),
-    option(Machinetype, "hepscore23_per_processor", "decimal", Off, "the same in HEPscore23").later(),
+    option(Machinetype, "hepscore23_per_processor", "decimal", Off, "the same in HEPscore23"),
     option(Machinetype, "cpu_per_machine", "number", Text("1"), "processors of a VM where the cloud does not tell")
         .aliases(&["processors_per_machine"]),
     option(Machinetype, "min_processors", "number", Off, "least processors of a flavor"),

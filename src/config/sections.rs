@@ -10,7 +10,10 @@ use super::raw::{Piped, Raw, RawSection};
 use super::read::{Findings, Reader, unknown_option};
 use super::space::SpaceHead;
 use super::value::{Bad, Parsed};
-use super::{Api, Config, Context, SpaceConfig, machinetype, server, space, value};
+use super::{
+    Api, Benchmark, Config, Context, MachinetypeConfig, SpaceConfig, machinetype, server, space,
+    value,
+};
 
 /// A section's header, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,6 +175,14 @@ fn check_belonging(sorted: &Sorted<'_>, findings: &Findings) {
     }
 }
 
+/// A site that has asked for HEPscore23 does not want 1.0 in its records.
+fn check_benchmark(reader: &Reader<'_>, benchmark: Benchmark, machinetype: &MachinetypeConfig) {
+    if benchmark == Benchmark::Hepscore23 && machinetype.hepscore23_per_processor.is_none() {
+        let what = "hepscore23_per_processor is not given, but benchmark = hepscore23: accounting records say 1.0";
+        reader.warning("hepscore23_per_processor", what);
+    }
+}
+
 /// What reading each section needs.
 struct Assembly<'a> {
     raw: &'a Raw,
@@ -217,6 +228,7 @@ impl<'a> Assembly<'a> {
         } else if let (Some(machinetype), Some(config)) =
             (read, head.as_mut().and_then(|head| head.config.as_mut()))
         {
+            check_benchmark(&reader, config.benchmark, &machinetype);
             config.machinetypes.insert(name.clone(), machinetype);
         }
     }

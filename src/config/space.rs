@@ -36,6 +36,9 @@ pub struct SpaceConfig {
     pub https_port: u16,
     /// `shutdown_time`: no new machines after it; running ones are told, then destroyed.
     pub shutdown_time: Option<Timestamp>,
+    /// The same as `vcycled shutdown` has said, which is in the state directory and in no
+    /// configuration file: whoever carries out a pass puts it here.
+    pub ordered_shutdown: Option<Timestamp>,
     /// `grace_seconds`: the notice that a machine is given when its shutdowntime moves. Default 600.
     pub grace: Seconds,
     /// `cleanup_hours`: how long the directory of a finished machine is kept. Default 72 hours.
@@ -60,6 +63,20 @@ impl SpaceConfig {
     pub fn volume(&self, processors: Processors) -> Option<Gigabytes> {
         let each = u64::from(self.volume_gb_per_processor);
         Gigabytes::new(each * u64::from(processors.get()))
+    }
+
+    /// When everything in the space has to be down, if it has to: the sooner of what the
+    /// configuration says and what `vcycled shutdown` said.
+    pub fn down_by(&self) -> Option<Timestamp> {
+        self.shutdown_time
+            .into_iter()
+            .chain(self.ordered_shutdown)
+            .min()
+    }
+
+    /// Whether that is because of `vcycled shutdown`.
+    pub fn is_ordered_down(&self) -> bool {
+        self.ordered_shutdown.is_some() && self.down_by() == self.ordered_shutdown
     }
 }
 
@@ -213,9 +230,6 @@ fn read_limits_and_manners(
     let volume_gb_per_processor = reader.take("volume_gb_per_processor", value::count);
     let gocdb_sitename = reader.take_text("gocdb_sitename", value::ascii_word);
     let benchmark = reader.take("benchmark", benchmark);
-    if benchmark == Some(Benchmark::Hepscore23) {
-        reader.later("benchmark", "benchmark = hepscore23");
-    }
     let vacmon_hostport = reader.take("vacmon_hostport", |text| {
         let all = value::list(text)?;
         all.iter().map(|one| value::host_and_port(one)).collect()
@@ -239,6 +253,7 @@ fn read_limits_and_manners(
         https_host: https_host.unwrap_or_else(|| host.to_owned()),
         https_port: https_port?,
         shutdown_time,
+        ordered_shutdown: None,
         grace: grace?,
         cleanup: cleanup?,
         remove_leaks: remove_leaks?,

@@ -257,6 +257,27 @@ fn every_option_of_a_machinetype_that_has_an_effect() {
 }
 
 #[test]
+fn who_wants_hepscore23_in_records_is_told_where_it_is_missing() {
+    let text = with_machinetype("hs06_per_processor = 10\nhepscore23_per_processor = 11.5");
+    let with = |benchmark: &str, text: &str| {
+        read(&text.replace("\n[mach", &format!("benchmark = {benchmark}\n\n[mach"))).1
+    };
+    for benchmark in ["hepspec", "hepscore23"] {
+        assert_eq!(with(benchmark, &text), Vec::<String>::new(), "{benchmark}");
+    }
+    let without = with_machinetype("hs06 = 10");
+    assert_eq!(with("hepspec", &without), Vec::<String>::new());
+    let problems = with("hepscore23", &without);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].contains("hepscore23_per_processor is not given"),
+        "{problems:?}"
+    );
+    let zero = with_machinetype("hepscore23_per_processor = 0");
+    assert!(with("hepscore23", &zero)[0].contains("expected a number above 0"));
+}
+
+#[test]
 fn options_without_effect_are_read_and_named_in_one_warning() {
     let text = with_machinetype(
         "log_joboutputs = TRUE\njoboutputs_days = 0.5\nremote_joboutputs_url = https://x/y\n\
@@ -273,13 +294,12 @@ fn options_without_effect_are_read_and_named_in_one_warning() {
     assert_eq!(problems.len(), 1, "{problems:?}");
     let warning = &problems[0];
     assert!(
-        warning.starts_with("/c:7: warning: checked, but without effect"),
+        warning.starts_with("/c:13: warning: checked, but without effect"),
         "{warning}"
     );
     for part in [
-        "vacmon_hostport (/c:7)",
         "root_image that is not image:ID (/c:13)",
-        "hepscore23_per_processor (/c:24)",
+        "cernvm_signing_dn",
     ] {
         assert!(warning.contains(part), "{part} in {warning}");
     }

@@ -19,9 +19,11 @@ mod joboutputs;
 mod leaks;
 mod pass;
 mod remote;
+mod shutdown;
 mod space_task;
 mod status;
 mod unread;
+mod vacmon;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

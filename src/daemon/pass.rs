@@ -9,11 +9,13 @@ use super::Common;
 use super::https::Hearing;
 use super::joboutputs::{self, Keeper};
 use super::leaks::LeakMemory;
+use super::shutdown;
+use super::vacmon::{self, VacMonMemory};
 use crate::act::{self, Actor, userdata::Templates};
 use crate::blocking;
 use crate::cloud::{Cloud, CloudError};
 use crate::config::SpaceConfig;
-use crate::decide::{self, Blocked, Bookkeeping, Heartbeats, Plan, Report};
+use crate::decide::{self, Blocked, Bookkeeping, Finish, Heartbeats, Plan, Report};
 use crate::model::{FactoryName, MachineName, SpaceSnapshot, Timestamp};
 use crate::observe::{self, Memory};
 use crate::record::{self, HeartbeatLists, Recorder, Totals};
@@ -58,6 +60,7 @@ pub(super) struct Pass<'a> {
     pub repeats: &'a mut Repeats,
     pub totals: &'a mut Totals,
     pub leaks: &'a mut LeakMemory,
+    pub vacmon: &'a mut VacMonMemory,
     pub keeper: &'a mut Keeper,
     pub remotes: &'a mut Remotes,
     pub lists: &'a mut HeartbeatLists,
@@ -119,9 +122,14 @@ impl Pass<'_> {
         );
         record::hold_back(&mut plan, &unread);
         self.report_blocked(&plan);
+        shutdown::note_empty(&self.config, &plan.report, now, self.repeats);
         let mut to_keep = joboutputs::wanted(&plan.bookkeeping);
+        let finishes = self.finishes(&plan);
         let failed = self
             .write_down(std::mem::take(&mut plan.bookkeeping), now)
+            .await;
+        let finished = vacmon::written(&finishes, &failed);
+        self.tell_vacmon(&snapshot, &plan.report, &finished, now)
             .await;
         to_keep.retain(|(machine, _)| !failed.contains(machine));
         self.keep_joboutputs(to_keep);
@@ -137,6 +145,28 @@ impl Pass<'_> {
         let report = self.carry_out(&actor, plan, &failed).await?;
         self.look_for_leaks(&snapshot, &actor).await;
         Ok(report)
+    }
+
+    /// The ends of machines in a plan, for those who have to be told of them.
+    fn finishes(&self, plan: &Plan) -> Vec<Finish> {
+        if self.config.vacmon_hostport.is_empty() {
+            return Vec::new();
+        }
+        let ends = plan.bookkeeping.iter().filter_map(|action| match action {
+            Bookkeeping::Finish(finish) => Some(finish.clone()),
+            Bookkeeping::Adopt { .. }
+            | Bookkeeping::Identify { .. }
+            | Bookkeeping::Start { .. }
+            | Bookkeeping::Miss { .. }
+            | Bookkeeping::Return { .. }
+            | Bookkeeping::Shutdowntime { .. }
+            | Bookkeeping::Stop { .. }
+            | Bookkeeping::KeepJoboutputs { .. }
+            | Bookkeeping::Volumes { .. }
+            | Bookkeeping::Exhausted { .. }
+            | Bookkeeping::Forget { .. } => None,
+        });
+        ends.collect()
     }
 
     /// Writes the bookkeeping where it may block: each file waits for the disk, and machines that
@@ -361,6 +391,7 @@ mod tests {
             hearing: Hearing::Elsewhere,
             memory: &mut memory,
             leaks: &mut LeakMemory::default(),
+            vacmon: &mut VacMonMemory::default(),
             keeper: &mut Keeper::default(),
             remotes: &mut Remotes::default(),
             lists: &mut HeartbeatLists::default(),

@@ -9,7 +9,9 @@ use tracing::{Instrument, debug, error, info};
 use super::joboutputs::Keeper;
 use super::leaks::LeakMemory;
 use super::pass::{Pass, PassError};
+use super::shutdown;
 use super::status::SpaceStatus;
+use super::vacmon::VacMonMemory;
 use super::{Common, Tick};
 use crate::blocking;
 use crate::cloud::{self, Cloud, CloudError, Outside};
@@ -52,6 +54,7 @@ pub(super) async fn run(
         repeats: Repeats::default(),
         totals: Totals::default(),
         leaks: LeakMemory::default(),
+        vacmon: VacMonMemory::default(),
         keeper: Keeper::default(),
         remotes: Remotes::default(),
         lists: HeartbeatLists::default(),
@@ -66,9 +69,7 @@ pub(super) async fn run(
         };
         let seed = task.common.seeds.draw();
         let span = tracing::info_span!("pass", space = %task.space);
-        task.one_pass(&tick, Arc::new(config), seed)
-            .instrument(span)
-            .await;
+        task.one_pass(&tick, config, seed).instrument(span).await;
         tokio::select! {
             biased;
             () = task.common.stop.cancelled() => break,
@@ -89,6 +90,7 @@ struct SpaceTask {
     repeats: Repeats,
     totals: Totals,
     leaks: LeakMemory,
+    vacmon: VacMonMemory,
     keeper: Keeper,
     remotes: Remotes,
     lists: HeartbeatLists,
@@ -116,7 +118,7 @@ impl SpaceTask {
         }
     }
 
-    async fn one_pass(&mut self, tick: &Tick, config: Arc<SpaceConfig>, seed: Seed) {
+    async fn one_pass(&mut self, tick: &Tick, config: SpaceConfig, seed: Seed) {
         let clock = &self.common.clock;
         self.status.passes += 1;
         self.status.began = clock.now();
@@ -158,9 +160,14 @@ impl SpaceTask {
     async fn try_pass(
         &mut self,
         tick: &Tick,
-        config: Arc<SpaceConfig>,
+        mut config: SpaceConfig,
         seed: Seed,
     ) -> Result<crate::decide::Report, PassError> {
+        // One that is there and cannot be read may ask for the end of everything, or have been
+        // meant to: until it can be read nothing is created or destroyed.
+        config.ordered_shutdown = self.common.store.ordered_shutdown(&config.name)?;
+        shutdown::announce(&config, self.common.clock.now(), &mut self.repeats);
+        let config = Arc::new(config);
         self.memory.recall(&self.common.store, &config)?;
         let cloud = self.connect(tick, &config).await?;
         self.remotes.trust(&tick.config.server.ca_path);
@@ -174,6 +181,7 @@ impl SpaceTask {
             repeats: &mut self.repeats,
             totals: &mut self.totals,
             leaks: &mut self.leaks,
+            vacmon: &mut self.vacmon,
             keeper: &mut self.keeper,
             remotes: &mut self.remotes,
             lists: &mut self.lists,

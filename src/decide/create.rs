@@ -285,7 +285,7 @@ impl Kind<'_> {
 }
 
 fn weight(config: &MachinetypeConfig, processors: Processors, unit: Unit) -> f64 {
-    share_weight(config.hs06, config.hs06_per_processor, processors, unit)
+    share_weight(config, processors, unit)
 }
 
 /// All configured machinetypes with what they have now.
@@ -379,8 +379,17 @@ fn standing(
     if config.target_share.get() <= 0.0 {
         return Err(Blocked::NoTargetShare);
     }
-    if let Some(at) = view.config.shutdown_time.filter(|at| view.now >= *at) {
-        return Err(Blocked::ShutdownTime { at });
+    if let Some(at) = view.config.down_by() {
+        // A machine is never told of an end that is nearer than the grace, and one that has not
+        // lived for fizzle_seconds was made for nothing.
+        let least = view.config.grace.max(config.fizzle);
+        if view.now + least > at {
+            return Err(Blocked::ShutdownTime {
+                at,
+                passed: view.now >= at,
+                ordered: view.config.is_ordered_down(),
+            });
+        }
     }
     if let Some(missing) = view.suspect {
         return Err(Blocked::SuspectScan {
@@ -533,6 +542,8 @@ impl Room {
             machines_limit: self.machines_limit,
             processors_limit: self.processors_limit,
             exhausted: placement::report(view),
+            shutdown_time: view.config.down_by(),
+            shutdown_ordered: view.config.is_ordered_down(),
         }
     }
 }

@@ -163,7 +163,7 @@ fn moved_shutdowntime(view: &View<'_>, machine: &MachineView<'_>) -> Option<Time
         .map(|configured| files.created + configured.max_wallclock);
     let wanted = by_wallclock
         .into_iter()
-        .chain(view.config.shutdown_time)
+        .chain(view.config.down_by())
         .min()?
         .max(view.now + view.config.grace);
     (wanted < told).then_some(wanted)

@@ -12,7 +12,8 @@
 //! 5. What is created never passes a limit, counted in every unit that has one.
 //! 6. Every configured machinetype has a reason why no more of it are created.
 //!
-//! [`heartbeats`] says which machines are alive. [`leaks`] decides, less often, about what machines have left behind.
+//! [`heartbeats`] says which machines are alive. [`leaks`] decides, less often, about what machines
+//! have left behind. [`tally`] decides nothing: it counts what runs, for those who watch.
 
 mod create;
 mod finish;
@@ -20,11 +21,12 @@ mod heartbeats;
 pub mod leaks;
 mod placement;
 mod plan;
+pub mod tally;
 mod terminate;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 
 pub use heartbeats::{Beat, Heartbeats, heartbeats};
@@ -33,6 +35,8 @@ pub use plan::{
     Blocked, Bookkeeping, Create, Delete, Finish, MachinetypeReport, NoRoom, Plan, Reason, Report,
     SpaceReport, Unit,
 };
+
+pub use tally::{Running, Tally};
 
 use crate::config::SpaceConfig;
 use crate::model::{SpaceSnapshot, Timestamp};

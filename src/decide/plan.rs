@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::config::MachinetypeConfig;
 use crate::model::{
     CloudId, CloudMachine, Ended, Hs06, MachineName, MachinetypeName, Place, Placement, Processors,
     Seconds, Timestamp,
@@ -317,6 +318,12 @@ pub struct SpaceReport {
     /// Where the cloud had no room.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exhausted: Vec<NoRoom>,
+    /// When everything has to be down, if it has to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shutdown_time: Option<Timestamp>,
+    /// Whether that is because of `vcycled shutdown`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shutdown_ordered: bool,
 }
 
 /// A flavor in a zone that is not asked for because the cloud had no room for it.
@@ -368,10 +375,14 @@ pub struct MachinetypeReport {
 pub enum Blocked {
     /// target_share is 0.
     NoTargetShare,
-    /// The space's shutdown_time has passed.
+    /// The space's shutdown_time has passed, or is too near for a machine to live.
     ShutdownTime {
-        /// When it was.
+        /// When it is.
         at: Timestamp,
+        /// Whether it has passed.
+        passed: bool,
+        /// Whether it comes from `vcycled shutdown` and not from the configuration.
+        ordered: bool,
     },
     /// The scan lists none of our machines: something is wrong with it.
     SuspectScan {
@@ -479,17 +490,28 @@ pub enum Unit {
     Processors,
 }
 
+/// What is said of a shutdown_time that is in no configuration file.
+const ORDERED: &str = " (set by vcycled shutdown)";
+
 impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoTargetShare => write!(f, "target_share is 0"),
-            Self::ShutdownTime { at } => {
-                write!(
-                    f,
-                    "shutdown_time {} of the space has passed",
-                    at.to_rfc3339()
-                )
-            }
+            Self::ShutdownTime {
+                at,
+                passed,
+                ordered,
+            } => write!(
+                f,
+                "shutdown_time {} of the space {}{}",
+                at.to_rfc3339(),
+                if *passed {
+                    "has passed"
+                } else {
+                    "is too near for a new machine"
+                },
+                if *ordered { ORDERED } else { "" },
+            ),
             Self::SuspectScan { scans, missing } => write!(
                 f,
                 "none of {missing} machines was listed, {scans} scan(s) in a row: wrong project or region?"
@@ -546,17 +568,21 @@ impl fmt::Display for Blocked {
     }
 }
 
-/// The power of one machine as it counts for target shares (SPEC 7).
+/// The power of one machine as it counts for target shares (SPEC 7). HEPscore23 stands in for
+/// HEPSPEC06 where only that is known: its scale was chosen so that the two agree on the machine
+/// that it was made on, while 1.0 would be wrong by a factor of ten beside a machinetype with hs06.
 pub(super) fn share_weight(
-    hs06: Option<Hs06>,
-    per_processor: Option<Hs06>,
+    machinetype: &MachinetypeConfig,
     processors: Processors,
     unit: Unit,
 ) -> f64 {
-    match (hs06, per_processor, unit) {
-        (Some(hs06), _, _) => hs06.get(),
-        (None, Some(each), _) => each.times(processors).get(),
-        (None, None, Unit::Machines) => Hs06::DEFAULT.get(),
-        (None, None, Unit::Processors) => f64::from(processors.get().max(1)),
-    }
+    let count = f64::from(processors.get().max(1));
+    let configured = machinetype.power(processors).map(Hs06::get);
+    let hepscore23 = machinetype.hepscore23_per_processor;
+    configured
+        .or(hepscore23.map(|each| each * count))
+        .unwrap_or(match unit {
+            Unit::Machines => Hs06::DEFAULT.get(),
+            Unit::Processors => count,
+        })
 }

@@ -159,5 +159,13 @@ fn shutdowntime(view: &View<'_>, machine: &MachineView<'_>) -> Option<Reason> {
         .config
         .shutdown_time
         .filter(|at| view.now > *at && !was_moved);
-    own.or(of_space).map(|at| Reason::Shutdowntime { at })
+    // What `vcycled shutdown` said counts from when the machine has been told of it, even where
+    // that is later: nobody has planned for it. Only one that cannot be told has to go without.
+    let ordered = view
+        .config
+        .ordered_shutdown
+        .filter(|at| view.now > *at && files.shutdowntime.is_none());
+    own.or(of_space)
+        .or(ordered)
+        .map(|at| Reason::Shutdowntime { at })
 }

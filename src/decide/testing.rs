@@ -38,6 +38,7 @@ pub fn space(options: &str) -> SpaceConfig {
         https_host: "factory.example.org".to_owned(),
         https_port: 443,
         shutdown_time: None,
+        ordered_shutdown: None,
         grace: Seconds::new(600),
         cleanup: Seconds::new(72 * 3600),
         remove_leaks: true,
@@ -49,6 +50,7 @@ pub fn space(options: &str) -> SpaceConfig {
             "processors_limit" => config.processors_limit = Some(value.parse().unwrap()),
             "shutdown_time" => config.shutdown_time = Some(value.parse().unwrap()),
             "zones" => config.api = openstack(value),
+            "ordered_shutdown" => config.ordered_shutdown = Some(value.parse().unwrap()),
             other => panic!("{other}"),
         }
     }
@@ -123,6 +125,9 @@ pub fn machinetype(name: &str, options: &str) -> MachinetypeConfig {
         match option {
             "target_share" => config.target_share = Share::new(value.parse().unwrap()).unwrap(),
             "hs06" => config.hs06 = Some(crate::model::Hs06::new(value.parse().unwrap()).unwrap()),
+            "hepscore23_per_processor" => {
+                config.hepscore23_per_processor = Some(value.parse().unwrap());
+            }
             "flavor_names" => {
                 config.flavor_names = value.split(' ').map(str::to_owned).collect();
             }
@@ -171,6 +176,7 @@ pub fn files(name: &str, created: u64) -> MachineFiles {
         shutdowntime: None,
         wall_limit: None,
         fizzle: None,
+        hepscore23_per_processor: None,
         accounting_fqan: None,
         logged: None,
         flavor: None,

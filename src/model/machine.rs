@@ -222,6 +222,9 @@ pub struct MachineFiles {
     /// `fizzle_seconds` of its machinetype when it was created, for when that is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fizzle: Option<super::Seconds>,
+    /// `hepscore23_per_processor` of its machinetype when it was created, for when that is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hepscore23_per_processor: Option<f64>,
     /// `accounting_fqan` of its machinetype when it was created, for when that is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accounting_fqan: Option<String>,

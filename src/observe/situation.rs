@@ -69,6 +69,9 @@ pub struct Situation {
     /// Since when machines can write heartbeats without a break.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     listening_since: Option<Timestamp>,
+    /// What `vcycled shutdown` has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ordered_shutdown: Option<Timestamp>,
     /// The remote servers that machines write to, by machinetype.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     remotes: BTreeMap<MachinetypeName, RemoteServer>,
@@ -131,6 +134,8 @@ struct Directory {
     ended: Option<Ended>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fizzle_seconds: Option<Seconds>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hepscore23_per_processor: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     accounting_fqan: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -230,7 +235,8 @@ impl Situation {
         &self,
         context: &config::Context,
     ) -> Result<(SpaceConfig, SpaceSnapshot), SituationError> {
-        let config = self.space_config(context)?;
+        let mut config = self.space_config(context)?;
+        config.ordered_shutdown = self.ordered_shutdown;
         let memory = self.memory()?;
         let facts = CloudFacts {
             limits: self.cloud.limits,
@@ -372,6 +378,7 @@ impl Situation {
             last_scan: memory.previous_scan,
             empty_scans: memory.empty_scans,
             listening_since: snapshot.listening_since,
+            ordered_shutdown: config.ordered_shutdown,
             remotes: snapshot.remotes.clone(),
         }
     }
@@ -434,6 +441,7 @@ impl Directory {
             shutdowntime: self.jobfeatures.shutdowntime_job,
             wall_limit: self.jobfeatures.wall_limit_secs,
             fizzle: self.fizzle_seconds,
+            hepscore23_per_processor: self.hepscore23_per_processor,
             accounting_fqan: self.accounting_fqan.clone(),
             logged: self.logged,
             flavor: self.flavor.clone(),
@@ -478,6 +486,7 @@ impl Directory {
             deleted: files.deleted,
             ended: files.ended,
             fizzle_seconds: files.fizzle,
+            hepscore23_per_processor: files.hepscore23_per_processor,
             accounting_fqan: files.accounting_fqan,
             logged: files.logged,
             flavor: files.flavor,

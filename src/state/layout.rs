@@ -123,14 +123,24 @@ impl Layout {
         self.machine(name).join(which.dir_name())
     }
 
+    /// What is kept for the spaces.
+    pub fn spaces(&self) -> PathBuf {
+        self.root.join("spaces")
+    }
+
     /// What is kept for one space.
     pub fn space(&self, space: &SpaceName) -> PathBuf {
-        self.root.join("spaces").join(space)
+        self.spaces().join(space)
     }
 
     /// An empty file whose modification time is the last complete scan of the space.
     pub fn last_scan(&self, space: &SpaceName) -> PathBuf {
         self.space(space).join("last_scan")
+    }
+
+    /// When everything in the space has to be down, as `vcycled shutdown` said, in Unix seconds.
+    pub fn ordered_shutdown(&self, space: &SpaceName) -> PathBuf {
+        self.space(space).join("shutdown_time")
     }
 
     /// What is kept for one machinetype.

@@ -33,6 +33,8 @@ pub struct NewMachine {
     pub https_x509dn: Option<String>,
     /// `fizzle_seconds` of the machinetype.
     pub fizzle: Option<Seconds>,
+    /// `hepscore23_per_processor` of the machinetype.
+    pub hepscore23_per_processor: Option<f64>,
     /// `accounting_fqan` of the machinetype.
     pub accounting_fqan: Option<String>,
     /// The cloud's identifier of the flavor that is asked for.
@@ -368,6 +370,9 @@ fn fill_machine(disk: &Disk, dir: &Path, new: &NewMachine) -> io::Result<()> {
     if let Some(fizzle) = new.fizzle {
         public(&dir.join("fizzle_seconds"), &fizzle.to_string())?;
     }
+    if let Some(power) = new.hepscore23_per_processor {
+        public(&dir.join("hepscore23_per_processor"), &power.to_string())?;
+    }
     if let Some(fqan) = &new.accounting_fqan {
         public(&dir.join("accounting_fqan"), fqan)?;
     }
@@ -438,6 +443,12 @@ fn load_directory(disk: &Disk, dir: &Path, name: MachineName) -> Result<MachineF
         shutdowntime: read_time(disk, &job.join("shutdowntime_job"))?,
         wall_limit: read_value(disk, &job.join("wall_limit_secs"), "seconds")?.map(Seconds::new),
         fizzle: read_value(disk, &dir.join("fizzle_seconds"), "seconds")?.map(Seconds::new),
+        hepscore23_per_processor: read_value(
+            disk,
+            &dir.join("hepscore23_per_processor"),
+            "a number",
+        )?
+        .filter(|power: &f64| power.is_finite() && *power > 0.0),
         accounting_fqan: read_small(disk, &dir.join("accounting_fqan"))?,
         logged: time(TimeFile::Logged)?,
         flavor: word("flavor")?,
@@ -465,6 +476,7 @@ mod tests {
             id: None,
             https_x509dn: Some("/DC=org/CN=vm".to_owned()),
             fizzle: Some(Seconds::new(600)),
+            hepscore23_per_processor: Some(11.25),
             accounting_fqan: Some("/vo/Role=NULL".to_owned()),
             flavor: Some("flavor-1".to_owned()),
             zone: Some("zone-a".to_owned()),

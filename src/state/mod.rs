@@ -4,7 +4,8 @@
 //! goes on from here. Invariants:
 //!
 //! 1. Only this module and [`disk`] write below the state directory, apart from the HTTPS
-//!    server, which writes files that VMs send into `joboutputs` through [`disk`].
+//!    server, which writes files that VMs send into `joboutputs` through [`disk`]. Commands beside
+//!    a daemon write one file in [`order`], which the daemon only reads.
 //! 2. A machine's directory appears whole, by rename, and disappears whole.
 //! 3. Each file is written so that a crash leaves the old content or the new.
 //! 4. One daemon at a time: [`Store::open`] holds a lock as long as the store lives.
@@ -14,6 +15,7 @@ mod heartbeats;
 mod joboutputs;
 pub mod layout;
 mod machine;
+pub mod order;
 pub mod pipes;
 
 use std::fs::{self, File};
@@ -123,11 +125,7 @@ impl Store {
     pub fn open(layout: impl Into<Layout>) -> Result<Self, StateError> {
         let layout = layout.into();
         let disk = layout.disk();
-        for dir in [
-            layout.root().to_owned(),
-            layout.machines(),
-            layout.root().join("spaces"),
-        ] {
+        for dir in [layout.root().to_owned(), layout.machines(), layout.spaces()] {
             disk.create_dir_all(&dir).context("create", &dir)?;
         }
         let lock_path = layout.lock();

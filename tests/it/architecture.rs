@@ -60,6 +60,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("vacmon", &["config", "decide", "model", "telemetry"]),
     (
         "remote",
         &["blocking", "clock", "cloud", "config", "model", "state"],

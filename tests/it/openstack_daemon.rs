@@ -14,6 +14,7 @@ mod paging;
 mod placing;
 mod proxy;
 mod quota;
+mod shutdown;
 mod x509;
 
 use std::panic::AssertUnwindSafe;

@@ -37,6 +37,7 @@ impl World {
             created: Timestamp::from_unix(1000),
             id: None,
             fizzle: None,
+            hepscore23_per_processor: None,
             accounting_fqan: None,
             flavor: None,
             zone: None,

@@ -75,6 +75,7 @@ fn machine(name: &str, machinetype: &str, dn: Option<&str>) -> NewMachine {
         created: Timestamp::from_unix(NOW),
         id: None,
         fizzle: None,
+        hepscore23_per_processor: None,
         accounting_fqan: None,
         flavor: None,
         zone: None,

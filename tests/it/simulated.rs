@@ -639,6 +639,7 @@ async fn https_server(state: &Path, name: &MachineName) -> (Server, std::path::P
             id: None,
             https_x509dn: Some("/DC=org/CN=vm.example.org".to_owned()),
             fizzle: None,
+            hepscore23_per_processor: None,
             accounting_fqan: None,
             flavor: None,
             zone: None,

@@ -458,6 +458,22 @@ fn machines_are_told_when_shutdown_time_is_sooner_but_never_less_than_the_grace(
 }
 
 #[test]
+fn the_sooner_of_the_configured_and_the_ordered_shutdown_is_told() {
+    check(
+        "space shutdown_time=+5000 ordered_shutdown=+4000 grace_seconds=600
+         a
+         a.1 running started=-60 shutdowntime=+80000",
+        "shutdowntime a.1 +4000",
+    );
+    check(
+        "space shutdown_time=+5000 ordered_shutdown=+9000 grace_seconds=600
+         a
+         a.1 running started=-60 shutdowntime=+80000",
+        "shutdowntime a.1 +5000",
+    );
+}
+
+#[test]
 fn machines_are_told_when_max_wallclock_seconds_is_lowered() {
     check(
         "a max_wallclock_seconds=7200

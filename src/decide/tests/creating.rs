@@ -313,7 +313,28 @@ fn an_image_that_this_version_cannot_boot_is_said() {
 
 #[test]
 fn no_machines_from_the_shutdown_time_on() {
-    check("space max_machines=10 shutdown_time=+1\n a", "create a one");
+    // No later than that a new machine could be told of it in time, and survive fizzle_seconds.
+    check(
+        "space max_machines=10 shutdown_time=+600\n a",
+        "create a one",
+    );
+    check(
+        "space max_machines=10 shutdown_time=+599\n a",
+        "why a: shutdown_time +599 of the space is too near for a new machine",
+    );
+    check(
+        "space max_machines=10 shutdown_time=+900 grace_seconds=10\n a fizzle_seconds=1000\n b",
+        "create b one
+         why a: shutdown_time +900 of the space is too near for a new machine",
+    );
+    check(
+        "space max_machines=10 shutdown_time=+9000 ordered_shutdown=-1\n a",
+        "why a: shutdown_time -1 of the space has passed (set by vcycled shutdown)",
+    );
+    check(
+        "space max_machines=10 shutdown_time=-1 ordered_shutdown=+9000\n a",
+        "why a: shutdown_time -1 of the space has passed",
+    );
     check(
         "space max_machines=10 shutdown_time=0\n a",
         "why a: shutdown_time +0 of the space has passed",
@@ -353,6 +374,25 @@ fn hs06_weighs_machines() {
          a.1 running started=-900 cloud-processors=4",
         "create b one x8",
     );
+}
+
+#[test]
+fn hepscore23_weighs_machines_where_it_is_all_that_is_known() {
+    // As hs06_per_processor above; and hs06 counts where both are given.
+    for options in [
+        "hepscore23_per_processor=2 flavor_names=four",
+        "hepscore23_per_processor=900 flavor_names=four hs06=8",
+    ] {
+        check(
+            &format!(
+                "space max_machines=80
+                 a {options}
+                 b
+                 a.1 running started=-900 cloud-processors=4"
+            ),
+            "create b one x8",
+        );
+    }
 }
 
 #[test]

@@ -167,6 +167,23 @@ fn rule_5_past_the_shutdown_time_of_the_space() {
 }
 
 #[test]
+fn rule_5_what_vcycled_shutdown_said_is_told_before_it_counts() {
+    // Named choice, unlike that of the configuration: whoever says "now" means as soon as the
+    // machines can. One whose directory holds no time cannot be told.
+    check(
+        "space ordered_shutdown=-1 grace_seconds=600
+         a
+         a.1 running started=-900 shutdowntime=+80000 wall_limit=83600
+         a.2 running started=-900 shutdowntime=+600 wall_limit=83600
+         a.3 running started=-900 shutdowntime=-1 wall_limit=83600
+         a.4 running started=-900",
+        "shutdowntime a.1 +600
+         delete a.3: 700 Passed shutdowntime
+         delete a.4: 700 Passed shutdowntime",
+    );
+}
+
+#[test]
 fn rule_5_past_its_own_shutdowntime() {
     check(
         "a

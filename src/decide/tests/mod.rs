@@ -40,10 +40,10 @@ mod leaks;
 mod placing;
 mod properties;
 mod remote;
-mod worlds;
+pub(crate) mod worlds;
 
 /// The moment at which all tables are decided.
-pub(super) const NOW: Timestamp = Timestamp::from_unix(1_000_000_000);
+pub(crate) const NOW: Timestamp = Timestamp::from_unix(1_000_000_000);
 
 /// Decides `situation` and compares the plan with `expected`.
 #[track_caller]
@@ -303,6 +303,7 @@ fn space(config: &mut SpaceConfig, options: &[(&str, String)]) {
             "max_machines" => config.max_machines = Some(value.parse().unwrap()),
             "processors_limit" => config.processors_limit = Some(value.parse().unwrap()),
             "shutdown_time" => config.shutdown_time = moment(value),
+            "ordered_shutdown" => config.ordered_shutdown = moment(value),
             "grace_seconds" => config.grace = Seconds::new(value.parse().unwrap()),
             "zones" => config.api = testing::openstack(&value.replace(',', " ")),
             "cleanup_hours" => config.cleanup = Seconds::new(3600 * value.parse::<u64>().unwrap()),

@@ -456,7 +456,17 @@ fn why_is_true(
     let lower = |a: Option<u32>, b: Option<u32>| a.into_iter().chain(b).min();
     let holds = match &report.stopped_by {
         Blocked::NoTargetShare => machinetype.target_share.get() == 0.0,
-        Blocked::ShutdownTime { at } => config.shutdown_time == Some(*at) && NOW >= *at,
+        Blocked::ShutdownTime {
+            at,
+            passed,
+            ordered,
+        } => {
+            let least = config.grace.max(machinetype.fizzle);
+            config.down_by() == Some(*at)
+                && *passed == (NOW >= *at)
+                && *ordered == (config.ordered_shutdown == Some(*at))
+                && NOW + least > *at
+        }
         Blocked::SuspectScan { missing, .. } => {
             *missing >= 3 && snapshot.machines.iter().all(|one| one.listed.is_empty())
         }
@@ -679,5 +689,25 @@ proptest! {
                 prop_assert!(*before <= other + 1e-6, "{filled:?}");
             }
         }
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_runs_is_counted_as_the_report_counts_it((config, snapshot) in world()) {
+        let plan = decide(&config, &snapshot, NOW, Seed(1));
+        let tally = crate::decide::tally::tally(&config, &snapshot, NOW);
+        prop_assert!(tally.machinetypes.keys().eq(config.machinetypes.keys()));
+        let (mut machines, mut processors) = (0, 0);
+        for (name, running) in &tally.machinetypes {
+            prop_assert_eq!(running.machines, plan.report.machinetypes[name].running);
+            prop_assert!(running.processors <= plan.report.machinetypes[name].processors);
+            prop_assert!(running.without_power <= running.machines);
+            prop_assert!((running.without_power == running.machines) == (running.hs06 == 0.0));
+            machines += running.machines;
+            processors += running.processors.get();
+        }
+        prop_assert!(machines <= tally.all.machines && processors <= tally.all.processors.get());
+        prop_assert!(tally.all.machines <= plan.report.space.machines);
     }
 }

@@ -137,7 +137,7 @@ fn space() -> impl Strategy<Value = (SpaceConfig, CloudLimits)> {
     (
         (limit(30), limit(120)),
         (limit(40), limit(120)),
-        weighted(0.15, soon()),
+        (weighted(0.15, soon()), weighted(0.15, soon())),
         select(vec![0, 60, 600]),
         vec(machinetype(), 0..4),
         select(vec!["", "", "east", "east west"]),
@@ -147,7 +147,7 @@ fn space() -> impl Strategy<Value = (SpaceConfig, CloudLimits)> {
                 let mut config = testing::space("");
                 config.api = testing::openstack(zones);
                 (config.max_machines, config.processors_limit) = limits;
-                config.shutdown_time = shutdown_time;
+                (config.shutdown_time, config.ordered_shutdown) = shutdown_time;
                 config.grace = Seconds::new(grace);
                 config.cleanup = Seconds::new(3600);
                 for (name, mut machinetype) in KINDS.iter().zip(machinetypes) {

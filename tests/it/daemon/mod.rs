@@ -1,5 +1,6 @@
 //! The built binary as an admin runs it: real processes, files, sockets and signals.
 
+mod apel;
 mod client;
 mod clouds;
 mod configuration;
@@ -20,4 +21,6 @@ mod removed;
 mod restart;
 mod secrets;
 mod serving;
+mod shutdown;
 mod systemd;
+mod vacmon;

@@ -262,6 +262,14 @@ impl Factory {
         self.daemon().as_mut()?.try_wait().unwrap()
     }
 
+    /// What a command that has to succeed writes to standard output.
+    pub fn say(&self, arguments: &[&str]) -> String {
+        let output = self.command().args(arguments).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{told}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// What `vcycled plan --json` says beside the running daemon or without one.
     pub fn plan(&self, further: &[&str]) -> Value {
         let output = self

@@ -1,0 +1,526 @@
+//! How many records of a month there are, as an `APEL-sync-message` v0.1: by it the accounting
+//! server finds out whether all of them have reached it.
+//!
+//! Records are counted from the archive, which holds them whether they have been sent or not. The
+//! daemon may add to it meanwhile: a record appears whole, and nobody changes one.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use chrono::{Datelike, Days, Months, NaiveDate};
+
+use crate::model::{Seconds, Timestamp};
+use crate::state::{Layout, StateError, disk};
+
+/// A record is a few hundred bytes; a file longer than this is something else.
+const LONGEST_FILE: u64 = 1 << 20;
+/// Older versions named a directory by when a record was written and not by when its machine had
+/// ended: records of a month are looked for in so many days after it, too.
+const DAYS_AFTER: Days = Days::new(7);
+/// In so much of a month the one before is still counted: machines that ended at its end are found
+/// out about later, and a server that is told no new count shows the old one as wrong.
+const STILL_LAST_MONTH: Seconds = Seconds::new(7 * 86_400);
+/// Threads that read side by side: a disk that has to be waited for is waited for by all of them.
+const READERS: usize = 4;
+/// How many names are tried for the message, and how often when a sender that tidies up its queue
+/// removes the directory of the day.
+const TRIES: u32 = 16;
+
+/// A month of a year, in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Month {
+    /// Its first day.
+    first: NaiveDate,
+}
+
+impl Month {
+    /// The month of a moment; `None` beyond the calendar.
+    pub fn of(time: Timestamp) -> Option<Self> {
+        let first = time.to_chrono()?.date_naive().with_day(1)?;
+        Some(Self { first })
+    }
+
+    /// The months that a count at `now` is about when none is named: this one, and in its first
+    /// week the one before as well.
+    pub fn due(now: Timestamp) -> Vec<Self> {
+        let months: BTreeSet<Self> = [now.earlier(STILL_LAST_MONTH), now]
+            .into_iter()
+            .filter_map(Self::of)
+            .collect();
+        months.into_iter().collect()
+    }
+
+    /// The directories that can hold its records, as `YYYYMMDD`: the first and the last.
+    fn directories(self) -> Option<(String, String)> {
+        let next = self.first.checked_add_months(Months::new(1))?;
+        let last = next.checked_add_days(DAYS_AFTER)?;
+        Some((name_of(self.first), name_of(last)))
+    }
+}
+
+fn name_of(day: NaiveDate) -> String {
+    day.format("%Y%m%d").to_string()
+}
+
+impl FromStr for Month {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.len() == 6 && text.bytes().all(|b| b.is_ascii_digit());
+        let first = digits
+            .then(|| NaiveDate::parse_from_str(&format!("{text}01"), "%Y%m%d").ok())
+            .flatten();
+        first
+            .map(|first| Self { first })
+            .ok_or_else(|| "expected a month as YYYYMM, such as 202611".to_owned())
+    }
+}
+
+impl fmt::Display for Month {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04}{:02}", self.first.year(), self.first.month())
+    }
+}
+
+/// What one line of counting is about: the order is that of the blocks of a message.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Group {
+    /// `Site` of the records.
+    pub site: String,
+    /// `SubmitHost` of the records.
+    pub submit_host: String,
+    /// The month in which the machines ended.
+    pub month: Month,
+}
+
+/// What has been counted.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Records, each machine once.
+    pub records: BTreeMap<Group, u64>,
+    /// Files that are no records, and why not.
+    pub skipped: Vec<(PathBuf, String)>,
+}
+
+/// What is looked at of one record.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Record {
+    site: String,
+    submit_host: String,
+    local_job_id: String,
+    end: u64,
+}
+
+/// Counts the records of machines that ended in these months.
+///
+/// # Errors
+/// When a directory of the archive cannot be listed. An archive that does not exist is empty.
+pub fn count(layout: &Layout, months: &[Month]) -> Result<Tally, StateError> {
+    let mut tally = Tally::default();
+    let files = files(layout, months)?;
+    let share = files.len().div_ceil(READERS).max(1);
+    let read: Vec<(PathBuf, Result<Vec<Record>, String>)> = std::thread::scope(|scope| {
+        let readers: Vec<_> = files
+            .chunks(share)
+            .map(|files| scope.spawn(|| files.iter().map(|path| read(path)).collect::<Vec<_>>()))
+            .collect();
+        let joined = readers.into_iter().map(|reader| reader.join());
+        let results =
+            joined.flat_map(|read| read.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        files.iter().cloned().zip(results).collect()
+    });
+    // A server keeps one record of each machine and end, however often it comes.
+    let mut known = HashSet::new();
+    for (path, records) in read {
+        match records {
+            Ok(records) => {
+                for record in records {
+                    tally.add(record, months, &mut known);
+                }
+            }
+            Err(why) => tally.skipped.push((path, why)),
+        }
+    }
+    Ok(tally)
+}
+
+impl Tally {
+    fn add(&mut self, record: Record, months: &[Month], known: &mut HashSet<Record>) {
+        let month = Month::of(Timestamp::from_unix(record.end));
+        let Some(month) = month.filter(|month| months.contains(month)) else {
+            return;
+        };
+        let group = Group {
+            site: record.site.clone(),
+            submit_host: record.submit_host.clone(),
+            month,
+        };
+        if known.insert(record) {
+            *self.records.entry(group).or_default() += 1;
+        }
+    }
+}
+
+/// The files that may hold records of these months, in order.
+fn files(layout: &Layout, months: &[Month]) -> Result<Vec<PathBuf>, StateError> {
+    let archive = layout.apel_archive();
+    let ranges: Vec<_> = months
+        .iter()
+        .filter_map(|month| month.directories())
+        .collect();
+    let mut found = Vec::new();
+    for day in list(&archive)? {
+        let name = day.file_name().and_then(|name| name.to_str());
+        let is_meant = |name: &str| {
+            let mut ranges = ranges.iter();
+            ranges.any(|(first, last)| (first.as_str()..=last.as_str()).contains(&name))
+        };
+        if name.is_some_and(|name| is_digits(name, 8) && is_meant(name)) {
+            found.extend(list(&day)?);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn list(directory: &Path) -> Result<Vec<PathBuf>, StateError> {
+    let failed = |source| StateError::Io {
+        action: "list",
+        path: directory.to_owned(),
+        source,
+    };
+    match fs::read_dir(directory) {
+        Ok(entries) => entries
+            .map(|entry| Ok(entry.map_err(failed)?.path()))
+            .collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn is_digits(name: &str, count: usize) -> bool {
+    name.len() == count && name.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn read(path: &Path) -> Result<Vec<Record>, String> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    if !name.is_some_and(|name| is_digits(name, 14)) {
+        return Err("its name is not that of a record, 14 digits".to_owned());
+    }
+    // A named pipe would be waited for, and a link may lead anywhere.
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let opened = File::options()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path);
+    let file = opened.map_err(|error| format!("cannot be opened: {error}"))?;
+    let mut bytes = Vec::new();
+    let is_file = file.metadata().is_ok_and(|found| found.is_file());
+    if !is_file {
+        return Err("is not a regular file".to_owned());
+    }
+    file.take(LONGEST_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > LONGEST_FILE) {
+        return Err(format!("is longer than {LONGEST_FILE} bytes"));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| "is not text".to_owned())?;
+    parse(text)
+}
+
+/// The records of one `APEL-individual-job-message`. Some versions put several into one.
+fn parse(text: &str) -> Result<Vec<Record>, String> {
+    let mut lines = text.lines();
+    if !lines
+        .next()
+        .is_some_and(|first| first.starts_with("APEL-individual-job-message: v"))
+    {
+        return Err("does not begin with APEL-individual-job-message".to_owned());
+    }
+    let mut records = Vec::new();
+    let mut fields: BTreeMap<&str, &str> = BTreeMap::new();
+    for line in lines {
+        if line.trim_end() == "%%" {
+            records.push(record(&fields)?);
+            fields.clear();
+        } else if let Some((name, value)) = line.split_once(':') {
+            fields.insert(name.trim(), value.trim());
+        } else if !line.trim().is_empty() {
+            return Err(format!(
+                "has a line that is no field: {:?}",
+                shortened(line)
+            ));
+        }
+    }
+    if !fields.is_empty() || records.is_empty() {
+        return Err("is cut off: its last line is not %%".to_owned());
+    }
+    Ok(records)
+}
+
+fn shortened(line: &str) -> String {
+    line.chars().take(40).collect()
+}
+
+fn record(fields: &BTreeMap<&str, &str>) -> Result<Record, String> {
+    let field = |name: &str| {
+        let value = fields.get(name).copied().filter(|value| !value.is_empty());
+        value
+            .map(str::to_owned)
+            .ok_or_else(|| format!("has no {name}"))
+    };
+    let end = field("EndTime")?;
+    Ok(Record {
+        site: field("Site")?,
+        submit_host: field("SubmitHost")?,
+        local_job_id: field("LocalJobId")?,
+        end: end
+            .parse()
+            .map_err(|_| format!("its EndTime is no Unix time: {:?}", shortened(&end)))?,
+    })
+}
+
+/// The text of the message, a block for each group.
+pub fn message<'a>(groups: impl IntoIterator<Item = (&'a Group, &'a u64)>) -> String {
+    let mut text = String::from("APEL-sync-message: v0.1\n");
+    for (group, count) in groups {
+        let Group {
+            site,
+            submit_host,
+            month: Month { first },
+        } = group;
+        text.push_str(&format!(
+            "Site: {site}\nSubmitHost: {submit_host}\nNumberOfJobs: {count}\nMonth: {}\nYear: {}\n%%\n",
+            first.month(),
+            first.year()
+        ));
+    }
+    text
+}
+
+/// Puts a message into the queue of what is to be sent, beside a daemon that does the same. It
+/// grows under a name that senders pass over, and gets one that nothing has.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn queue(layout: &Layout, message: &str, now: Timestamp) -> Result<PathBuf, StateError> {
+    let (day, time) = now.to_chrono().map_or_else(
+        || ("99991231".to_owned(), "235959".to_owned()),
+        |now| {
+            let text = |format| now.format(format).to_string();
+            (text("%Y%m%d"), text("%H%M%S"))
+        },
+    );
+    let directory = layout.apel_outgoing().join(day);
+    let number = super::spool::number(message.as_bytes());
+    let mut path = directory.clone();
+    let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
+    for attempt in 0..TRIES {
+        let name = (number + u64::from(attempt)) % 100_000_000;
+        path = directory.join(format!("{time}{name:08}"));
+        match put(layout, &directory, &path, message) {
+            Ok(()) => return Ok(path),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
+                ) =>
+            {
+                last = error;
+            }
+            Err(source) => {
+                last = source;
+                break;
+            }
+        }
+    }
+    Err(StateError::Io {
+        action: "write",
+        path,
+        source: last,
+    })
+}
+
+fn put(layout: &Layout, directory: &Path, path: &Path, message: &str) -> io::Result<()> {
+    let disk = layout.disk();
+    disk.create_dir_all(directory)?;
+    let growing = path.with_extension(format!("{}.tmp", std::process::id()));
+    let written = disk
+        .create_synced(&growing, message.as_bytes(), disk::PUBLIC)
+        .and_then(|()| disk.link(&growing, path));
+    disk.discard(&growing);
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::account::apel;
+    use crate::decide::testing;
+
+    const RECORD: &str = "APEL-individual-job-message: v0.3\nSite: A\nSubmitHost: s/h\n\
+                          LocalJobId: 1\nEndTime: 1764547199\n%%\n";
+
+    fn months(texts: &[&str]) -> Vec<Month> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn archive(files: &[(&str, &str)]) -> (tempfile::TempDir, Layout) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        for (path, text) in files {
+            let path = layout.apel_archive().join(path);
+            let directory = path.parent().unwrap();
+            layout.disk().create_dir_all(directory).unwrap();
+            let bytes = text.as_bytes();
+            layout.disk().create_synced(&path, bytes, 0o644).unwrap();
+        }
+        (dir, layout)
+    }
+
+    #[test]
+    fn a_month_is_six_digits() {
+        for bad in ["2026-11", "202613", "202600", "20261", "2026111", "+20261"] {
+            bad.parse::<Month>().unwrap_err();
+        }
+        assert_eq!(months(&["202611"])[0].to_string(), "202611");
+    }
+
+    #[test]
+    fn the_month_before_is_due_for_a_week() {
+        let due = |text| {
+            let now = Timestamp::parse_iso8601(text).unwrap();
+            let due: Vec<String> = Month::due(now).iter().map(Month::to_string).collect();
+            due.join(" ")
+        };
+        assert_eq!(due("2026-01-01T00:00:00Z"), "202512 202601");
+        assert_eq!(due("2026-01-07T23:59:59Z"), "202512 202601");
+        assert_eq!(due("2026-01-08T00:00:00Z"), "202601");
+        assert_eq!(due("2026-01-31T23:59:59Z"), "202601");
+    }
+
+    #[test]
+    fn a_record_counts_in_the_month_of_its_end_and_once() {
+        // 2025-11-30T23:59:59Z, and a second later.
+        let next = RECORD.replace("1764547199", "1764547200");
+        let other = RECORD.replace("s/h", "t/h").replace("%%", "%%  ");
+        let several = format!(
+            "{RECORD}{}",
+            RECORD
+                .replace("LocalJobId: 1", "LocalJobId: 2")
+                .replace("APEL-individual-job-message: v0.3\n", "")
+        );
+        let (_dir, layout) = archive(&[
+            ("20251130/23595900000001", RECORD),
+            // Written late, by a version that names directories by that.
+            ("20251202/00000100000001", &several),
+            ("20251201/00000000000001", &next),
+            ("20251130/23595900000002", &other),
+        ]);
+        let tally = count(&layout, &months(&["202511"])).unwrap();
+        assert_eq!(tally.skipped, []);
+        assert_eq!(
+            message(&tally.records),
+            "APEL-sync-message: v0.1\n\
+             Site: A\nSubmitHost: s/h\nNumberOfJobs: 2\nMonth: 11\nYear: 2025\n%%\n\
+             Site: A\nSubmitHost: t/h\nNumberOfJobs: 1\nMonth: 11\nYear: 2025\n%%\n"
+        );
+        let both = count(&layout, &months(&["202511", "202512"])).unwrap();
+        assert_eq!(both.records.values().sum::<u64>(), 4);
+        assert!(
+            count(&layout, &months(&["202510"]))
+                .unwrap()
+                .records
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn what_is_no_record_is_told_with_its_reason() {
+        for (text, why) in [
+            ("", "does not begin"),
+            ("APEL-sync-message: v0.1\nSite: A\n%%\n", "does not begin"),
+            (RECORD.trim_end_matches("%%\n"), "is cut off"),
+            (&RECORD[..40], "is cut off"),
+            ("APEL-individual-job-message: v0.3\n", "is cut off"),
+            ("APEL-individual-job-message: v0.3\n%%\n", "has no EndTime"),
+            (&RECORD.replace("Site: A", "Site:"), "has no Site"),
+            (&RECORD.replace("SubmitHost", "x"), "has no SubmitHost"),
+            (&RECORD.replace("LocalJobId", "x"), "has no LocalJobId"),
+            (
+                &RECORD.replace("1764547199", "noon"),
+                "EndTime is no Unix time",
+            ),
+            (
+                &RECORD.replace("EndTime: 1764547199", "junk"),
+                "is no field: \"junk\"",
+            ),
+        ] {
+            let found = parse(text).unwrap_err();
+            assert!(found.contains(why), "{found}, not {why}");
+        }
+        assert_eq!(parse(RECORD).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_the_daemon_archives_is_counted() {
+        let space = testing::space("max_machines = 1");
+        let mut files = testing::files("vcycle-a-aaaaaaaaaa", 1000);
+        // Text for people from outside goes into one line of a record.
+        files.accounting_fqan = Some("/vo: x\n%%\nSite: y".to_owned());
+        let factory = crate::model::FactoryName::new("f.example.org").unwrap();
+        let end = Timestamp::from_unix(1_764_547_199);
+        let times = (Timestamp::from_unix(1_764_500_000), end);
+        let text = apel::record(&space, None, &files, &factory, times).to_message();
+        let expected = Record {
+            site: "example.org".to_owned(),
+            submit_host: "example.org/vcycle-f.example.org".to_owned(),
+            local_job_id: "vcycle-a-aaaaaaaaaa".to_owned(),
+            end: end.unix(),
+        };
+        assert_eq!(parse(&text), Ok(vec![expected]));
+    }
+
+    proptest! {
+        #[test]
+        fn damage_of_any_kind_is_survived(
+            text in any::<String>(), cut in 0usize..200, junk in "[\\PC:\n%]{0,40}"
+        ) {
+            let _any = parse(&text);
+            let cut = RECORD.len().min(cut);
+            let damaged = format!("{}{junk}{}", &RECORD[..cut], &RECORD[cut..]);
+            for record in parse(&damaged).unwrap_or_default() {
+                prop_assert!(!record.site.is_empty() && !record.submit_host.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_takes_no_name_that_is_there() {
+        let (_dir, layout) = archive(&[]);
+        let now = Timestamp::from_unix(1_764_547_199);
+        let first = queue(&layout, "one", now).unwrap();
+        let second = queue(&layout, "one", now).unwrap();
+        assert_ne!(first, second);
+        let directory = first.parent().unwrap();
+        assert!(
+            directory.ends_with("apel-outgoing/20251130"),
+            "{directory:?}"
+        );
+        let mut names: Vec<_> = list(directory).unwrap();
+        names.sort();
+        assert_eq!(names.len(), 2, "nothing that grew is left: {names:?}");
+        for path in names {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(is_digits(name, 14) && name.starts_with("235959"), "{name}");
+        }
+    }
+}
