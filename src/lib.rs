@@ -31,6 +31,7 @@
 //! | [`config`] | from files to typed, checked values; every problem with file and line | model |
 //! | [`state`] | the state directory; the only place that knows its names | model |
 //! | [`cloud`] | the seam to the clouds, and the adapters behind it | config, model, clock |
+//! | [`images`] | images from files and URLs on their way to a cloud | cloud, state, model |
 //! | [`observe`] | joins what the cloud lists with what the directories say | cloud's answers, state |
 //! | [`decide`] | what to write down, destroy and create | config, model, rng |
 //! | [`act`] | carries out deletes, creates and removals | cloud, state, decide's plan |
@@ -63,6 +64,7 @@ pub mod cloud;
 pub mod config;
 pub mod daemon;
 pub mod decide;
+pub mod images;
 pub mod model;
 pub mod observe;
 pub mod record;

@@ -11,7 +11,9 @@ use super::{Actor, CONCURRENCY, directory, mjf};
 use crate::cloud::{CloudError, CloudErrorKind, CreateRequest};
 use crate::config::{Api, ImageSource, MachinetypeConfig};
 use crate::decide::Create;
-use crate::model::{CloudId, Flavor, MachineFiles, MachineName, MachinetypeName, Secret};
+use crate::model::{
+    CloudId, Flavor, ImageState, MachineFiles, MachineName, MachinetypeName, Secret,
+};
 use crate::state::{NewMachine, Published, StateError};
 
 /// So many errors in a row stop the creations of a pass (SPEC 7).
@@ -155,11 +157,7 @@ async fn try_create(
     let Some(machinetype) = actor.config.machinetypes.get(&create.machinetype) else {
         return Err(CreateError::NotTried("its machinetype is gone".to_owned()));
     };
-    let ImageSource::Cloud(image) = &machinetype.root_image else {
-        return Err(CreateError::NotTried(
-            "its image is not on the cloud".to_owned(),
-        ));
-    };
+    let image = image(actor, machinetype)?;
     let context = Context {
         space: &actor.config,
         machinetype,
@@ -180,7 +178,7 @@ async fn try_create(
             let request = CreateRequest {
                 name: create.machine.clone(),
                 flavor: flavor.clone(),
-                image: image.clone(),
+                image: image.to_owned(),
                 public_key: public_key.clone(),
                 user_data: user_data.clone(),
                 metadata: metadata(actor, machinetype, &create.machine),
@@ -201,6 +199,20 @@ async fn try_create(
         || CreateError::NotTried("the cloud has no room for its flavor(s) now".to_owned()),
         CreateError::Cloud,
     ))
+}
+
+/// What the cloud calls the image of the machinetype.
+fn image<'a>(actor: &'a Actor, machinetype: &'a MachinetypeConfig) -> Result<&'a str, CreateError> {
+    match (&machinetype.root_image, actor.images.get(&machinetype.name)) {
+        (ImageSource::Cloud(image), _) => Ok(image),
+        (ImageSource::File(_) | ImageSource::Url(_), Some(ImageState::Ready { id })) => {
+            Ok(id.as_str())
+        }
+        (ImageSource::File(_) | ImageSource::Url(_), _) => {
+            let why = "its image is not on the cloud".to_owned();
+            Err(CreateError::NotTried(why))
+        }
+    }
 }
 
 fn unless_stopping(actor: &Actor) -> Result<(), CreateError> {

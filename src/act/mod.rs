@@ -18,6 +18,7 @@ pub mod mjf;
 mod remove;
 pub mod userdata;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use create::{CreateError, CreateOutcome, create_all};
@@ -28,7 +29,7 @@ use crate::blocking;
 use crate::clock::Clock;
 use crate::cloud::Cloud;
 use crate::config::SpaceConfig;
-use crate::model::FactoryName;
+use crate::model::{FactoryName, ImageState, MachinetypeName};
 use crate::state::Store;
 
 /// How many requests that change something run at once in one space (SPEC 7).
@@ -47,6 +48,8 @@ pub struct Actor {
     pub factory: FactoryName,
     /// The time.
     pub clock: Clock,
+    /// How far images are that come from this host.
+    pub images: BTreeMap<MachinetypeName, ImageState>,
     /// Where templates come from.
     pub templates: userdata::Templates,
     /// Once this is cancelled nothing new is begun.

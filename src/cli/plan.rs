@@ -15,6 +15,7 @@ use crate::config::{self, Config, SpaceConfig};
 use crate::daemon::{Settings, find_leftovers, listed, observe_once};
 use crate::decide::leaks::{self, LeakCount, Sightings};
 use crate::decide::{self, Bookkeeping, Plan};
+use crate::images;
 use crate::model::{LeftoverKind, SpaceName, SpaceSnapshot, Timestamp};
 use crate::observe::{Memory, Situation};
 use crate::rng::Seed;
@@ -151,13 +152,16 @@ async fn look_at(
     let cloud = cloud::connect(space, &settings.state_dir, &outside, cloud::Use::Look)
         .await
         .map_err(unavailable)?;
-    let (snapshot, problems) =
+    let (mut snapshot, problems) =
         observe_once(cloud.as_ref(), space, &settings.factory, &store, &memory)
             .await
             .map_err(unavailable)?;
     for problem in problems {
         eprintln!("vcycled: {problem}");
     }
+    let rule = (config.server.ca_path.as_path(), settings.clock.now());
+    let (cloud_of, layout) = (cloud.as_ref(), store.layout());
+    snapshot.images = images::look_once(space, cloud_of, &settings.factory, layout, rule).await;
     let (_, found) = find_leftovers(cloud.as_ref(), space, &settings.factory, &snapshot).await;
     let (found, now) = (listed(&found), settings.clock.now());
     let leaks = leaks::leaks(space, &snapshot, &found, &Sightings::new(), now);

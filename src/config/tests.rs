@@ -278,7 +278,6 @@ fn options_without_effect_are_read_and_named_in_one_warning() {
     );
     for part in [
         "vacmon_hostport (/c:7)",
-        "root_image that is not image:ID (/c:13)",
         "log_joboutputs (/c:15)",
         "hepscore23_per_processor (/c:24)",
     ] {

@@ -12,6 +12,7 @@ use super::status::SpaceStatus;
 use super::{Common, Tick};
 use crate::cloud::{self, Cloud, CloudError, Outside};
 use crate::config::{Api, SpaceConfig};
+use crate::images;
 use crate::model::{MachineFiles, SpaceName};
 use crate::observe::Memory;
 use crate::record::Totals;
@@ -38,6 +39,7 @@ pub(super) async fn run(
         repeats: Repeats::default(),
         totals: Totals::default(),
         leaks: LeakMemory::default(),
+        images: images::Keeper::default(),
         status: SpaceStatus::default(),
     };
     loop {
@@ -67,6 +69,7 @@ struct SpaceTask {
     repeats: Repeats,
     totals: Totals,
     leaks: LeakMemory,
+    images: images::Keeper,
     status: SpaceStatus,
 }
 
@@ -82,7 +85,7 @@ impl SpaceTask {
         let clock = &self.common.clock;
         self.status.passes += 1;
         self.status.began = clock.now();
-        let result = self.try_pass(tick, config, seed).await;
+        let result = self.try_pass(tick, Arc::clone(&config), seed).await;
         match result {
             Ok(report) => {
                 self.status.error = None;
@@ -114,6 +117,7 @@ impl SpaceTask {
         }
         self.status.totals = self.totals;
         self.status.leaks = self.leaks.status.clone();
+        self.status.images = self.images.states(&config);
         self.common.board.put(&self.space, self.status.clone());
     }
 
@@ -130,6 +134,9 @@ impl SpaceTask {
             config,
             cloud,
             templates: tick.templates.clone(),
+            cache: tick.cache.clone(),
+            ca_path: tick.config.server.ca_path.clone(),
+            images: &mut self.images,
             hearing: tick.hearing,
             memory: &mut self.memory,
             repeats: &mut self.repeats,

@@ -310,6 +310,11 @@ pub enum Blocked {
         /// Why not, for each of them.
         why: String,
     },
+    /// The cloud does not have its image yet.
+    Image {
+        /// How far it is, or what is wrong with it.
+        why: String,
+    },
     /// Something that the machinetype asks for is not there.
     Unsupported {
         /// What.
@@ -415,6 +420,7 @@ impl fmt::Display for Blocked {
                 "no limit is known: set max_machines or processors_limit in the space"
             ),
             Self::NoFlavor { why } => write!(f, "no usable flavor: {why}"),
+            Self::Image { why } => write!(f, "root_image: {why}"),
             Self::Unsupported { what } => f.write_str(what),
             Self::Backoff { until } => {
                 write!(f, "backing off after an abort until {}", until.to_rfc3339())

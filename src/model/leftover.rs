@@ -8,7 +8,7 @@
 //! | thing | where its marks are |
 //! | --- | --- |
 //! | VM, volume | metadata: the keys `space` and `manager` |
-//! | image | visibility private, and the tags `space=SPACE` and `manager=FACTORY` (a snapshot of a VM does not inherit those of its image, which it does with properties) |
+//! | image | visibility private, and the tags `space=SPACE` and `manager=FACTORY` (a snapshot of a VM does not inherit those of its image, which it does with properties); one that we have uploaded has a third, `image=DIGEST`, which tells its source and content |
 //! | port, floating IP | the words `space=SPACE` and `manager=FACTORY` of its description (tags need a second request) |
 //! | key pair | its name, `vcycle-OWNER-KEY`: OWNER is a digest of both marks, KEY of the public key. Names take neither dots nor other data, and key pairs belong to the user, whom other spaces and factories may share |
 
@@ -22,6 +22,9 @@ use super::{CloudId, FactoryName, SpaceName, Timestamp};
 pub const SPACE_MARK: &str = "space";
 /// The key of the mark that names the factory.
 pub const MANAGER_MARK: &str = "manager";
+
+/// The key of the mark of images that we have uploaded: its value tells from what.
+pub const IMAGE_MARK: &str = "image";
 
 /// Who makes things: one space of one factory.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CloudFacts, CloudMachine, MachineFiles, MachinetypeName, Processors, ShutdownMessage, Timestamp,
+    CloudFacts, CloudMachine, ImageState, MachineFiles, MachinetypeName, Processors,
+    ShutdownMessage, Timestamp,
 };
 
 /// One space at the moment of one complete scan. There is no snapshot of an incomplete one: a
@@ -34,6 +35,9 @@ pub struct SpaceSnapshot {
     /// Since when machines have been able to write heartbeats to us without a break: the start of
     /// our HTTPS server. `None` when that is not known or not us.
     pub listening_since: Option<Timestamp>,
+    /// The images of machinetypes whose root_image is a file or a URL; those that have not been
+    /// looked at yet are not in it.
+    pub images: BTreeMap<MachinetypeName, ImageState>,
 }
 
 /// One machine of ours: its directory joined with what the cloud lists under its name.

@@ -12,8 +12,8 @@ use super::{Memory, Volatile, heartbeat_file, join};
 use crate::config::{self, Raw, SpaceConfig};
 use crate::model::{
     CloudFacts, CloudId, CloudLimits, CloudMachine, Ended, FactoryName, Flavor, Heartbeat, History,
-    Hs06, MachineFiles, MachineName, MachinetypeName, Processors, Seconds, ShutdownMessage,
-    SpaceName, SpaceSnapshot, Timestamp,
+    Hs06, ImageState, MachineFiles, MachineName, MachinetypeName, Processors, Seconds,
+    ShutdownMessage, SpaceName, SpaceSnapshot, Timestamp,
 };
 use crate::state::SHUTDOWN_MESSAGE;
 
@@ -66,6 +66,9 @@ pub struct Situation {
     /// Since when machines can write heartbeats without a break.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     listening_since: Option<Timestamp>,
+    /// The images of machinetypes whose root_image is a file or a URL.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    images: BTreeMap<MachinetypeName, ImageState>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -206,6 +209,7 @@ impl Situation {
             &memory,
         );
         snapshot.listening_since = self.listening_since;
+        snapshot.images = self.images.clone();
         for machine in &mut snapshot.machines {
             let outputs = self
                 .directories
@@ -311,6 +315,7 @@ impl Situation {
             last_scan: memory.previous_scan,
             empty_scans: memory.empty_scans,
             listening_since: snapshot.listening_since,
+            images: snapshot.images.clone(),
         }
     }
 }

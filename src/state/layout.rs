@@ -145,6 +145,11 @@ impl Layout {
         self.machinetype(space, machinetype).join("last_abort_time")
     }
 
+    /// Copies of images that are given as URLs.
+    pub fn imagecache(&self) -> PathBuf {
+        self.root.join("imagecache")
+    }
+
     /// All accounting records, by day.
     pub fn apel_archive(&self) -> PathBuf {
         self.root.join("apel-archive")

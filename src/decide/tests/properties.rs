@@ -367,7 +367,8 @@ fn why_is_true(
                 && lower(quota.machines, quota.processors).is_none()
         }
         Blocked::NoFlavor { why } => !why.is_empty() && created_of(plan, machinetype) == 0,
-        Blocked::Unsupported { .. } => !matches!(machinetype.root_image, ImageSource::Cloud(_)),
+        Blocked::Unsupported { .. } => machinetype.cernvm_signing_dn.is_some(),
+        Blocked::Image { .. } => !matches!(machinetype.root_image, ImageSource::Cloud(_)),
         Blocked::Backoff { until } => *until == aborted() + machinetype.backoff && NOW < *until,
         Blocked::Trial { until, young } => {
             let end = aborted() + machinetype.backoff + machinetype.fizzle;
@@ -475,7 +476,7 @@ fn the_generated_worlds_reach_every_bucket_and_rule() {
          Duplicate",
     );
     blocked.expect(
-        "NoTargetShare ShutdownTime SuspectScan NoLimitKnown NoFlavor Unsupported Backoff Trial \
+        "NoTargetShare ShutdownTime SuspectScan NoLimitKnown NoFlavor Image Backoff Trial \
          Failing MachinetypeMachines MachinetypeProcessors StartingProcessors SpaceMachines \
          SpaceProcessors CycleCap",
     );

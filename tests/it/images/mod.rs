@@ -1,0 +1,5 @@
+//! Images from files and URLs: their signatures, where they are kept, and how they get to a cloud.
+
+mod glance;
+pub mod signed;
+mod sites;
