@@ -109,6 +109,15 @@ impl Shared {
         })
     }
 
+    /// Until it is there this is all that can be said.
+    fn is_fetching(&self) {
+        self.with(|known| {
+            if known.ready.is_none() && known.failure.is_none() {
+                known.state = waiting("it is being fetched, or asked for at its server");
+            }
+        });
+    }
+
     /// Waits until something is known.
     pub async fn is_looked_at(&self) {
         // Its sender is in `self`.
@@ -181,6 +190,7 @@ impl Job {
             ImageSource::Cloud(_) => Ok(None),
             ImageSource::File(path) => Original::open(disk, path).await.map(Some),
             ImageSource::Url(url) if self.wanted.used => {
+                self.shared.is_fetching();
                 let path = self.cache.fetch(&self.layout, url).await?;
                 Original::open(disk, &path).await.map(Some)
             }

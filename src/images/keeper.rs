@@ -50,6 +50,8 @@ pub struct Keeper {
     /// The connection that all of this is about.
     cloud: Option<Arc<dyn Cloud>>,
     entries: BTreeMap<Key, Entry>,
+    /// Whether one of them is new, so that a first look is worth a little time.
+    has_new: bool,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -118,9 +120,12 @@ impl Keeper {
         }
         self.entries.retain(|key, _| all.contains_key(key));
         for (key, wanted) in all {
-            let entry = self.entries.entry(key).or_insert_with(|| Entry {
-                shared: Arc::new(Shared::new()),
-                task: None,
+            let entry = self.entries.entry(key).or_insert_with(|| {
+                self.has_new = true;
+                Entry {
+                    shared: Arc::new(Shared::new()),
+                    task: None,
+                }
             });
             if entry.task.as_ref().is_some_and(|task| !task.is_finished()) {
                 continue;
@@ -138,7 +143,7 @@ impl Keeper {
                 turn: Arc::clone(&self.turn),
             };
             let stop = scene.stop.clone();
-            let span = tracing::info_span!("image", space = %scene.config.name);
+            let span = tracing::info_span!(parent: None, "image", space = %scene.config.name);
             let task = async move {
                 stop.run_until_cancelled(job.run()).await;
             };
@@ -146,8 +151,11 @@ impl Keeper {
         }
     }
 
-    /// Waits until something is known of each image, but not for long.
-    pub async fn first_look(&self) {
+    /// Waits until something is known of each image, but not for long, and only once for each.
+    pub async fn first_look(&mut self) {
+        if !std::mem::take(&mut self.has_new) {
+            return;
+        }
         let looks = self
             .entries
             .values()

@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::factory::{Factory, MachineDir, SPACE, until};
 
 /// A small file system of its own.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(pub PathBuf);
 
 impl SmallDisk {
     /// Mounts it, which takes a root who may; says so when that is not to be had.
-    fn mount(place: PathBuf) -> Option<Self> {
+    pub fn mount(place: PathBuf) -> Option<Self> {
         fs::create_dir(&place).unwrap();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=16m,mode=0755", "vcycle-test"]);

@@ -4,7 +4,7 @@ mod client;
 mod clouds;
 mod configuration;
 mod crashes;
-mod disk;
+pub mod disk;
 pub mod factory;
 mod life;
 mod plan;
