@@ -153,6 +153,7 @@ fn machine(number: usize) -> Machine {
             accounting_fqan: None,
         },
         missed_scans: 0,
+        first_running: None,
         last_running: Some(ago(60)),
         delete_tries: 0,
         heartbeat: Heartbeat::At(ago(100)),

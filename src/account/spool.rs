@@ -37,16 +37,17 @@ pub fn file(
         let archived = layout.apel_archive().join(&day).join(&name);
         let looked = layout.disk().read(&archived);
         match looked.and_then(|()| fs::read_to_string(&archived)) {
-            Ok(text) if is_about(&text, record) => return Ok((archived, false)),
+            Ok(text) if is_about(&text, record) => {
+                // The call before may have failed just when it synced the name.
+                let day = disk::directory_of(&archived);
+                let synced = layout.disk().sync_dir(day);
+                return synced
+                    .map(|()| (archived.clone(), false))
+                    .map_err(failed("sync", day));
+            }
             Ok(_) => continue,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => {
-                return Err(StateError::Io {
-                    action: "read",
-                    path: archived,
-                    source,
-                });
-            }
+            Err(error) => return Err(failed("read", &archived)(error)),
         }
         let message = record.to_message();
         if send {
@@ -66,14 +67,6 @@ pub fn file(
 }
 
 fn put(layout: &Layout, path: &Path, message: &str) -> Result<(), StateError> {
-    let failed = |action, path: &Path| {
-        let path = path.to_owned();
-        move |source| StateError::Io {
-            action,
-            path,
-            source,
-        }
-    };
     if let Some(parent) = path.parent() {
         layout
             .disk()
@@ -83,6 +76,16 @@ fn put(layout: &Layout, path: &Path, message: &str) -> Result<(), StateError> {
     let disk = layout.disk();
     disk.write(&layout.tmp(), path, message.as_bytes(), disk::PUBLIC)
         .map_err(failed("write", path))
+}
+
+/// Adds what was tried, on which path, to an error of the file system.
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    let path = path.to_owned();
+    move |source| StateError::Io {
+        action,
+        path,
+        source,
+    }
 }
 
 fn is_about(text: &str, record: &Record) -> bool {

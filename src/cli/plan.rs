@@ -172,8 +172,8 @@ async fn look_at(
 fn remember(store: &Store, space: &SpaceConfig) -> Result<Memory, Failure> {
     let io = |error: crate::state::StateError| Failure::new(Exit::Io, error.to_string());
     let loaded = store.load_machines().map_err(io)?;
-    for problem in &loaded.problems {
-        eprintln!("vcycled: {problem}");
+    for unread in &loaded.unread {
+        eprintln!("vcycled: {unread}");
     }
     let of_space = loaded
         .machines

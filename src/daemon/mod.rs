@@ -17,13 +17,14 @@ mod leaks;
 mod pass;
 mod space_task;
 mod status;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -44,6 +45,7 @@ use crate::server::ServerError;
 use crate::state::{Disk, Layout, StateError, Store};
 use crate::telemetry::Repeats;
 use https::{Hearing, HttpsServer};
+use unread::UnreadDirectories;
 
 /// How long work that is under way may take to end after a stop was asked for.
 const STOP_GRACE: Duration = Duration::from_secs(8);
@@ -177,7 +179,8 @@ async fn begin(
     }
     let layout = Layout::on(settings.host.disk.clone(), &settings.state_dir);
     let store = Arc::new(Store::open(layout)?);
-    let machines = load_machines(&store, &config)?;
+    let mut unread = UnreadDirectories::default();
+    let machines = load_machines(&store, &config, &mut unread)?;
     let server = HttpsServer::start(&config.server, &store, &settings.clock).await?;
     let config = Arc::new(config);
     board.config_loaded(settings.clock.now());
@@ -201,6 +204,7 @@ async fn begin(
         tick,
         server,
         machines,
+        unread,
         tasks: JoinSet::new(),
         running: BTreeMap::new(),
         lost: BTreeSet::new(),
@@ -247,11 +251,10 @@ async fn load(settings: &Settings) -> config::Loaded {
 fn load_machines(
     store: &Store,
     config: &Config,
+    unread: &mut UnreadDirectories,
 ) -> Result<BTreeMap<SpaceName, Vec<MachineFiles>>, StateError> {
     let loaded = store.load_machines()?;
-    for problem in &loaded.problems {
-        error!("{problem}");
-    }
+    unread.note(loaded.unread);
     let mut machines: BTreeMap<SpaceName, Vec<MachineFiles>> = BTreeMap::new();
     for files in loaded.machines {
         machines.entry(files.space.clone()).or_default().push(files);
@@ -273,6 +276,8 @@ struct Running {
     task: tokio::task::Id,
     /// Tells it of ticks: each task has a channel of its own, so that they hear in order.
     ticks: watch::Sender<Tick>,
+    /// Hands it directories that can be read again.
+    found: mpsc::UnboundedSender<MachineFiles>,
 }
 
 struct Driver {
@@ -283,6 +288,7 @@ struct Driver {
     server: HttpsServer,
     /// Directories of spaces that have no task now.
     machines: BTreeMap<SpaceName, Vec<MachineFiles>>,
+    unread: UnreadDirectories,
     tasks: JoinSet<(SpaceName, Vec<MachineFiles>)>,
     running: BTreeMap<SpaceName, Running>,
     /// Spaces whose task has panicked: what was known of them is read from the files again.
@@ -355,6 +361,7 @@ impl Driver {
             )
             .await;
         next.hearing = self.server.hearing();
+        self.hand_over_what_can_be_read().await;
         // Once: a second word in one tick could start a second pass right after the first, and
         // two scans in a row would say less than they are taken to say.
         for running in self.running.values() {
@@ -362,6 +369,26 @@ impl Driver {
         }
         self.tick = next;
         self.start_spaces().await;
+    }
+
+    /// Tries unread directories again, and gives those that can be read to whom they belong.
+    async fn hand_over_what_can_be_read(&mut self) {
+        for files in self.unread.try_again(&self.common.store).await {
+            match self.running.get(&files.space) {
+                Some(running) => {
+                    // A task that is just ending takes nothing more.
+                    if let Err(mpsc::error::SendError(files)) = running.found.send(files) {
+                        self.unread.put_back(files.name);
+                    }
+                }
+                None => {
+                    let kept = self.machines.entry(files.space.clone()).or_default();
+                    if kept.iter().all(|known| known.name != files.name) {
+                        kept.push(files);
+                    }
+                }
+            }
+        }
     }
 
     /// Starts a task for each configured space that has none.
@@ -376,9 +403,15 @@ impl Driver {
             }
             let files = self.machines.remove(space).unwrap_or_default();
             let (ticks, receiver) = watch::channel(self.tick.clone());
-            let task = space_task::run(self.common.clone(), space.clone(), receiver, files);
+            let (found, to_take_up) = mpsc::unbounded_channel();
+            let told = space_task::Told {
+                ticks: receiver,
+                found: to_take_up,
+            };
+            let task = space_task::run(self.common.clone(), space.clone(), told, files);
             let task = self.tasks.spawn(task).id();
-            self.running.insert(space.clone(), Running { task, ticks });
+            let running = Running { task, ticks, found };
+            self.running.insert(space.clone(), running);
         }
     }
 
@@ -392,6 +425,7 @@ impl Driver {
         match blocking::run(move || store.load_machines()).await {
             Ok(loaded) => {
                 let lost = std::mem::take(&mut self.lost);
+                self.unread.note(loaded.unread);
                 for files in loaded.machines {
                     if lost.contains(&files.space) {
                         let known = self.machines.entry(files.space.clone());

@@ -16,10 +16,10 @@ use crate::config::SpaceConfig;
 use crate::decide::{self, Blocked, Bookkeeping, Plan, Report};
 use crate::images;
 use crate::model::{FactoryName, MachineName, SpaceSnapshot, Timestamp};
-use crate::observe::{self, Memory, Unread};
+use crate::observe::{self, Memory};
 use crate::record::{self, Recorder, Totals};
 use crate::rng::Seed;
-use crate::state::{StateError, Store};
+use crate::state::{StateError, Store, Unread};
 use crate::telemetry::Repeats;
 
 /// What ends a pass before anything is decided.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, debug, error, info};
 
 use super::leaks::LeakMemory;
@@ -23,14 +23,25 @@ use crate::telemetry::Repeats;
 const CLOUD: &str = "the cloud";
 const DISK: &str = "the state directory";
 
+/// How a space's task hears from the driver.
+pub(super) struct Told {
+    pub ticks: watch::Receiver<Tick>,
+    /// Directories of the space that could not be read and now can.
+    pub found: mpsc::UnboundedReceiver<MachineFiles>,
+}
+
 /// Runs the passes of one space until the daemon stops or the space leaves the configuration.
 /// Gives its directories back.
 pub(super) async fn run(
     common: Common,
     space: SpaceName,
-    mut ticks: watch::Receiver<Tick>,
+    told: Told,
     files: Vec<MachineFiles>,
 ) -> (SpaceName, Vec<MachineFiles>) {
+    let Told {
+        mut ticks,
+        mut found,
+    } = told;
     let mut task = SpaceTask {
         memory: Memory::of(files),
         common,
@@ -44,6 +55,7 @@ pub(super) async fn run(
     };
     loop {
         let tick = ticks.borrow_and_update().clone();
+        task.take_up(&mut found);
         let Some(config) = tick.config.spaces.get(&task.space).cloned() else {
             break;
         };
@@ -58,6 +70,9 @@ pub(super) async fn run(
             changed = ticks.changed() => if changed.is_err() { break },
         }
     }
+    // What is sent from now on fails, and so is known not to have come.
+    found.close();
+    task.take_up(&mut found);
     (task.space, task.memory.machines.into_values().collect())
 }
 
@@ -81,6 +96,19 @@ struct Connection {
 }
 
 impl SpaceTask {
+    /// Takes up directories that could not be read at first, but for those that the last pass has
+    /// taken up, and perhaps done more with, while they were on their way.
+    fn take_up(&mut self, found: &mut mpsc::UnboundedReceiver<MachineFiles>) {
+        while let Ok(files) = found.try_recv() {
+            let machine = &files.name;
+            let there = self.common.store.layout().machine(machine).is_dir();
+            if there && !self.memory.machines.contains_key(machine) {
+                info!(space = %self.space, %machine, "its directory can be read again");
+                self.memory.take_up(files);
+            }
+        }
+    }
+
     async fn one_pass(&mut self, tick: &Tick, config: Arc<SpaceConfig>, seed: Seed) {
         let clock = &self.common.clock;
         self.status.passes += 1;

@@ -157,6 +157,7 @@ pub fn unlisted(files: MachineFiles) -> Machine {
         files,
         listed: Vec::new(),
         missed_scans: 1,
+        first_running: None,
         last_running: None,
         delete_tries: 0,
         heartbeat: Heartbeat::Unknown,

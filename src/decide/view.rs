@@ -100,37 +100,36 @@ impl<'a> View<'a> {
         machine
             .last_running
             .or(machine.files.updated)
-            .or(self.snapshot.previous_scan)
             .map_or(started, |time| time.max(started))
     }
 
     /// When a machine began to run, if it did: as its file says; else as the cloud says, held
-    /// between its creation and now; else now when it is seen running. One that has already shut
-    /// down must have run since the scan before. One that is starting has not run, even if the
+    /// between its creation and now; else when it was first seen running, which may be now. One
+    /// that has already shut down must have run since the scan before. One that is starting has not run, even if the
     /// cloud tells a time (EC2's launchTime is that of the request).
     pub fn started(&self, machine: &MachineView<'_>) -> Option<Timestamp> {
         let files = &machine.machine.files;
         if files.started.is_some() {
             return files.started;
         }
+        let earliest = files.created.min(self.now);
+        let since = |time: Timestamp| Some(time.clamp(earliest, self.now));
+        let seen = machine.machine.first_running.and_then(since);
         let Bucket::Listed(listed, state) = machine.bucket else {
-            return None;
+            return seen;
         };
         if state == MachineState::Starting {
             return None;
         }
-        let earliest = files.created.min(self.now);
         if let Some(told) = listed.started {
-            return Some(told.clamp(earliest, self.now));
+            return since(told);
+        }
+        if seen.is_some() {
+            return seen;
         }
         match state {
             MachineState::Running => Some(self.now),
-            MachineState::Shutdown => Some(
-                self.snapshot
-                    .previous_scan
-                    .unwrap_or(earliest)
-                    .clamp(earliest, self.now),
-            ),
+            MachineState::Shutdown => since(self.snapshot.previous_scan.unwrap_or(earliest)),
             MachineState::Starting
             | MachineState::Deleting
             | MachineState::Failed

@@ -49,7 +49,10 @@ pub struct Machine {
     pub listed: Vec<CloudMachine>,
     /// How many complete scans in a row, this one included, have not listed it.
     pub missed_scans: u32,
-    /// The last scan of this daemon's life that saw it running.
+    /// The first scan of this daemon's life that saw it running: when it began to run, for one
+    /// whose `started` could not be written and whose cloud does not tell.
+    pub first_running: Option<Timestamp>,
+    /// The last scan that saw it running; one of the daemon before, when none of this life did.
     pub last_running: Option<Timestamp>,
     /// How many deletes of it have been tried in this daemon's life.
     pub delete_tries: u32,

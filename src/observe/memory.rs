@@ -20,6 +20,8 @@ pub struct Memory {
     pub history: BTreeMap<MachinetypeName, History>,
     /// The last complete scan; also on disk.
     pub previous_scan: Option<Timestamp>,
+    /// The last complete scan of the daemon before this one.
+    pub scan_before_the_start: Option<Timestamp>,
     /// Scans in a row that listed none of our machines.
     pub empty_scans: u32,
 }
@@ -29,10 +31,28 @@ pub struct Memory {
 pub struct Volatile {
     /// Complete scans in a row that did not list it.
     pub missed_scans: u32,
-    /// The last scan that saw it running.
+    /// The first scan that saw it running.
+    pub first_running: Option<Timestamp>,
+    /// The last scan that saw it running; for one that no scan of this life has seen so, the last
+    /// scan of the daemon before, unless that had missed it.
     pub last_running: Option<Timestamp>,
     /// Deletes tried.
     pub delete_tries: u32,
+}
+
+impl Volatile {
+    fn note_running(&mut self, now: Timestamp) {
+        self.first_running.get_or_insert(now);
+        self.last_running = Some(now);
+    }
+
+    /// What has not ended, and was not missing, was running when the daemon before looked last:
+    /// it would have written down anything else (a scan counts as made when that is on disk).
+    fn note_scan_before_the_start(&mut self, files: &MachineFiles, scan: Option<Timestamp>) {
+        if files.updated.is_none() {
+            self.last_running = self.last_running.or(scan);
+        }
+    }
 }
 
 impl Memory {
@@ -55,6 +75,11 @@ impl Memory {
     pub fn recall(&mut self, store: &Store, config: &SpaceConfig) -> Result<(), StateError> {
         if self.previous_scan.is_none() {
             self.previous_scan = store.last_scan(&config.name)?;
+            self.scan_before_the_start = self.previous_scan;
+            for files in self.machines.values() {
+                let known = self.volatile.entry(files.name.clone()).or_default();
+                known.note_scan_before_the_start(files, self.scan_before_the_start);
+            }
         }
         for machinetype in config.machinetypes.keys() {
             if !self.history.contains_key(machinetype) {
@@ -68,11 +93,25 @@ impl Memory {
         Ok(())
     }
 
+    /// Takes up a directory that could not be read when the others were. The scans since the start
+    /// say nothing of when its machine ran: the last that looked for it was before.
+    pub fn take_up(&mut self, files: MachineFiles) {
+        let known = self.volatile.entry(files.name.clone()).or_default();
+        known.note_scan_before_the_start(&files, self.scan_before_the_start);
+        self.machines.insert(files.name.clone(), files);
+    }
+
     /// Takes over what a complete scan at `now` has shown, once decisions have been made from it
     /// and written down. Machines that have been forgotten meanwhile stay forgotten.
     pub fn note_scan(&mut self, snapshot: &SpaceSnapshot, now: Timestamp) {
         self.previous_scan = Some(now);
         self.empty_scans = snapshot.empty_scans;
+        // One of them may be on file all the same, and its directory unreadable.
+        for vm in &snapshot.unfiled {
+            if let (MachineState::Running, Some(name)) = (vm.state, vm.machine_name()) {
+                self.volatile.entry(name).or_default().note_running(now);
+            }
+        }
         for machine in &snapshot.machines {
             if !self.machines.contains_key(&machine.files.name) {
                 continue;
@@ -83,7 +122,7 @@ impl Memory {
                 .vm()
                 .is_some_and(|vm| vm.state == MachineState::Running)
             {
-                known.last_running = Some(now);
+                known.note_running(now);
             }
         }
     }
@@ -141,6 +180,44 @@ mod tests {
         assert_eq!(memory.history[&machinetype].failures, 1);
         memory.note_start(&machinetype, at(1180));
         assert_eq!(memory.history[&machinetype].failures, 0);
+    }
+
+    #[test]
+    fn only_a_scan_of_the_life_before_stands_for_having_seen_a_machine_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let config = testing::space("");
+        let at = Timestamp::from_unix;
+        store.set_last_scan(&config.name, at(2000)).unwrap();
+        let [plain, missed, late] = ["a", "b", "c"].map(|end| {
+            let name = format!("vcycle-a-{}", end.repeat(10));
+            testing::files(&name, 1000)
+        });
+        let missed = MachineFiles {
+            updated: Some(at(1500)),
+            ..missed
+        };
+        let names = [&plain, &missed, &late].map(|files| files.name.clone());
+        let mut memory = Memory::of([plain, missed]);
+        memory.recall(&store, &config).unwrap();
+        // A scan that could not be written down, and a directory that was not read before it.
+        memory.previous_scan = Some(at(3000));
+        memory.take_up(late);
+        let last_running = names
+            .clone()
+            .map(|name| memory.volatile[&name].last_running);
+        assert_eq!(last_running, [Some(at(2000)), None, Some(at(2000))]);
+
+        // One whose directory could not be read was seen running all the same.
+        let mut memory = Memory::default();
+        memory.recall(&store, &config).unwrap();
+        let snapshot = SpaceSnapshot {
+            unfiled: vec![testing::listed(names[0].as_str(), MachineState::Running)],
+            ..SpaceSnapshot::default()
+        };
+        memory.note_scan(&snapshot, at(4000));
+        memory.take_up(testing::files(names[0].as_str(), 1000));
+        assert_eq!(memory.volatile[&names[0]].last_running, Some(at(4000)));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::model::{
     CloudFacts, CloudId, CloudMachine, FactoryName, Heartbeat, Machine, MachineFiles, MachineName,
     MachineState, Processors, SpaceName, SpaceSnapshot,
 };
-use crate::state::{StateError, Store};
+use crate::state::{Store, Unread};
 
 /// Joins one complete listing with what is remembered of the space.
 pub fn join(
@@ -62,6 +62,7 @@ pub fn join(
             let listed = listed.remove(&files.name).unwrap_or_default();
             let mut machine = Machine {
                 missed_scans: 0,
+                first_running: volatile.and_then(|known| known.first_running),
                 last_running: volatile.and_then(|known| known.last_running),
                 delete_tries: volatile.map_or(0, |known| known.delete_tries),
                 heartbeat: Heartbeat::Unknown,
@@ -120,16 +121,6 @@ fn owner<'a>(
         (Some(files), Some(true) | None) => Owner::Filed(&files.name),
         (None, Some(true)) => Owner::Unfiled,
     }
-}
-
-/// A file in a machine's directory that could not be looked at.
-#[derive(Debug, thiserror::Error)]
-#[error("{problem}")]
-pub struct Unread {
-    /// Whose it is.
-    pub machine: MachineName,
-    /// What happened.
-    pub problem: StateError,
 }
 
 /// Adds what only the machines' directories can tell at this moment: heartbeats of machines that

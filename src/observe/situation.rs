@@ -164,6 +164,8 @@ struct DaemonMemory {
     #[serde(default)]
     missed_scans: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_running: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     last_running: Option<Timestamp>,
     #[serde(default)]
     delete_tries: u32,
@@ -262,6 +264,7 @@ impl Situation {
             let files = directory.files(name, &self.space)?;
             let volatile = Volatile {
                 missed_scans: directory.memory.missed_scans,
+                first_running: directory.memory.first_running,
                 last_running: directory.memory.last_running,
                 delete_tries: directory.memory.delete_tries,
             };
@@ -401,6 +404,7 @@ impl Directory {
             joboutputs,
             memory: DaemonMemory {
                 missed_scans: volatile.missed_scans,
+                first_running: volatile.first_running,
                 last_running: volatile.last_running,
                 delete_tries: volatile.delete_tries,
             },

@@ -29,8 +29,8 @@ use crate::model::{
     CloudId, CloudMachine, FactoryName, History, MachineFiles, MachineName, MachinetypeName,
     Processors, Timestamp,
 };
-use crate::observe::{Memory, Unread};
-use crate::state::{NewMachine, StateError, Store, TimeFile};
+use crate::observe::Memory;
+use crate::state::{NewMachine, StateError, Store, TimeFile, Unread};
 use crate::telemetry::Repeats;
 
 /// What has happened in one space since the daemon started: for status and the demo.
@@ -199,7 +199,7 @@ impl Recorder<'_> {
         // One that could not be read when the daemon started is no stranger.
         let filed = self.store.load_machine(machine)?;
         if let Some(files) = filed.filter(|files| files.space == self.config.name) {
-            self.memory.machines.insert(machine.clone(), files);
+            self.memory.take_up(files);
             info!(%machine, id = %listed.id, "its directory can be read again");
             return Ok(());
         }

@@ -56,6 +56,8 @@ pub enum Effect<'a> {
     CreateDir(&'a Path),
     /// The entries of a directory go to the disk.
     SyncDir(&'a Path),
+    /// Everything on the file system that holds this directory goes to the disk.
+    SyncAll(&'a Path),
     /// A file or directory gets another name, and replaces the file that had it.
     Rename(&'a Path, &'a Path),
     /// A file gets a second name, which nothing has.
@@ -142,17 +144,24 @@ impl Disk {
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
     }
 
-    /// Creates `path` and the directories above it where they are missing, and syncs each
-    /// directory that gained an entry.
+    /// Creates `path` and the directories above it where they are missing. When it returns the
+    /// entry of `path` survives a power loss, whoever made it: a directory that is there may have
+    /// been made a moment ago by another thread that has yet to sync it.
     ///
     /// # Errors
     /// What the file system says.
     pub fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        if path.is_dir() {
-            return Ok(());
-        }
         let parent = directory_of(path);
-        self.create_dir_all(parent)?;
+        if path.is_dir() {
+            // Where we may not even look we have not made anything.
+            return match self.sync_dir(parent) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                other => other,
+            };
+        }
+        if !parent.is_dir() {
+            self.create_dir_all(parent)?;
+        }
         match self.create_dir(path, 0o755) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             other => other?,
@@ -224,6 +233,15 @@ impl Disk {
     pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.will(Effect::SyncDir(path))?;
         File::open(path)?.sync_all()
+    }
+
+    /// Syncs all that was ever done to the file system that holds `directory`, by whomever.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn sync_all(&self, directory: &Path) -> io::Result<()> {
+        self.will(Effect::SyncAll(directory))?;
+        Ok(rustix::fs::syncfs(File::open(directory)?)?)
     }
 
     /// Syncs the entries of an open directory.
@@ -301,8 +319,8 @@ impl Disk {
     }
 
     /// Sets the modification time of `path` to `time`, creating the file empty when it is missing.
-    /// Nothing is written to it and nothing is synced: what is lost with the power is a newer
-    /// time.
+    /// Nothing is written to it and its time is not synced: what is lost with the power is a newer
+    /// time, never the file.
     ///
     /// # Errors
     /// What the file system says.
@@ -311,7 +329,8 @@ impl Disk {
             Ok(file) => self.set_time(&file, time),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.create_dir_all(directory_of(path))?;
-                self.create_new(path, PUBLIC)?.set_modified(time)
+                self.create_new(path, PUBLIC)?.set_modified(time)?;
+                self.sync_dir(directory_of(path))
             }
             Err(error) => Err(error),
         }
@@ -399,6 +418,41 @@ mod tests {
         let written = Disk::default().write(dir.path(), &missing, b"x", PUBLIC);
         assert!(written.is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_made_or_only_there_is_synced_before_it_is_built_on() {
+        #[derive(Debug, Default)]
+        struct Synced(std::sync::Mutex<Vec<PathBuf>>);
+        impl Watch for Synced {
+            fn before(&self, effect: Effect<'_>) -> io::Result<()> {
+                if let Effect::SyncDir(path) = effect {
+                    self.0.lock().unwrap().push(path.to_owned());
+                }
+                Ok(())
+            }
+        }
+        let synced = Arc::new(Synced::default());
+        let take = || std::mem::take(&mut *synced.0.lock().unwrap());
+        let disk = Disk::watched(Arc::<Synced>::clone(&synced));
+        let dir = tempfile::tempdir().unwrap();
+        let day = dir.path().join("archive/20270115");
+        disk.create_dir_all(&day).unwrap();
+        let both = [dir.path().to_owned(), dir.path().join("archive")];
+        assert!(
+            both.iter()
+                .all(|path| synced.0.lock().unwrap().contains(path))
+        );
+        take();
+        // Another thread may have made it, and not come to the sync yet.
+        disk.create_dir_all(&day).unwrap();
+        assert_eq!(take(), [dir.path().join("archive")]);
+        let scan = day.join("last_scan");
+        disk.touch(&scan, SystemTime::UNIX_EPOCH).unwrap();
+        assert!(take().contains(&day));
+        let later = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        disk.touch(&scan, later).unwrap();
+        assert!(take().is_empty());
     }
 
     #[test]

@@ -49,7 +49,17 @@ pub struct Loaded {
     /// Those that could be read.
     pub machines: Vec<MachineFiles>,
     /// What was wrong with the others; they are left as they are.
-    pub problems: Vec<StateError>,
+    pub unread: Vec<Unread>,
+}
+
+/// A machine's directory, or a file in it, that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}")]
+pub struct Unread {
+    /// Whose it is.
+    pub machine: MachineName,
+    /// What happened.
+    pub problem: StateError,
 }
 
 /// Threads that read directories side by side. More than there are processors, because after a
@@ -68,10 +78,14 @@ impl Store {
     pub fn load_machines(&self) -> Result<Loaded, StateError> {
         let mut names = self.machine_names()?;
         names.sort();
-        let read = |names: &[MachineName]| -> Vec<Result<MachineFiles, StateError>> {
+        let read = |names: &[MachineName]| -> Vec<Result<MachineFiles, Unread>> {
             let names = names.iter().cloned();
             names
-                .map(|name| load_directory(self.layout.disk(), &self.layout.machine(&name), name))
+                .map(|machine| {
+                    let dir = self.layout.machine(&machine);
+                    load_directory(self.layout.disk(), &dir, machine.clone())
+                        .map_err(|problem| Unread { machine, problem })
+                })
                 .collect()
         };
         let share = names.len().div_ceil(READERS).max(FEW);
@@ -89,7 +103,7 @@ impl Store {
         for result in results {
             match result {
                 Ok(machine) => loaded.machines.push(machine),
-                Err(problem) => loaded.problems.push(problem),
+                Err(unread) => loaded.unread.push(unread),
             }
         }
         Ok(loaded)
@@ -437,7 +451,7 @@ mod tests {
             .set_shutdowntime(&new.name, Timestamp::from_unix(5000))
             .unwrap();
         let loaded = store.load_machines().unwrap();
-        assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+        assert!(loaded.unread.is_empty(), "{:?}", loaded.unread);
         assert_eq!(
             loaded.machines,
             [MachineFiles {
@@ -478,7 +492,7 @@ mod tests {
             .unwrap();
         let loaded = store.load_machines().unwrap();
         assert_eq!(loaded.machines.len(), 1);
-        let problem = loaded.problems[0].to_string();
+        let problem = loaded.unread[0].to_string();
         assert!(problem.contains("vcycle-a-bbbbbbbbbb/created"), "{problem}");
     }
 

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use disk::Disk;
 pub use layout::{Layout, Published, SHUTDOWN_MESSAGE, TimeFile};
-pub use machine::{Loaded, NewMachine};
+pub use machine::{Loaded, NewMachine, Unread};
 
 use crate::model::{MachinetypeName, SpaceName, Timestamp};
 
@@ -111,7 +111,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens a state directory for a daemon: makes the directories, takes the lock, empties `tmp`.
+    /// Opens a state directory for a daemon: makes the directories, takes the lock, empties `tmp`,
+    /// and syncs all that the daemon before left there.
     ///
     /// # Errors
     /// When the directory cannot be made or written, or another daemon holds it.
@@ -149,6 +150,10 @@ impl Store {
             disk.remove_tree(&tmp).context("empty", &tmp)?;
         }
         disk.create_dir(&tmp, 0o700).context("create", &tmp)?;
+        // A daemon that was killed may have left steps that can be seen and are not yet on the
+        // disk. Whoever goes on from them must not lose them with the power.
+        let root = layout.root();
+        disk.sync_all(root).context("sync", root)?;
         Ok(Self {
             layout,
             _lock: Some(lock),

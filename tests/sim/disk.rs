@@ -207,7 +207,10 @@ impl State {
             Effect::Read(path) | Effect::Rename(_, path) | Effect::Link(_, path) if shown(path) => {
                 ("permission denied", io::ErrorKind::PermissionDenied)
             }
-            Effect::Read(_) => return Ok(()),
+            // There is nothing to sync on a disk that cannot be changed.
+            Effect::Read(_) | Effect::SyncFile(_) | Effect::SyncDir(_) | Effect::SyncAll(_) => {
+                return Ok(());
+            }
             _ if faults.read_only => ("read-only", io::ErrorKind::ReadOnlyFilesystem),
             Effect::CreateDir(_) | Effect::Write(..) if faults.full => {
                 ("disk full", io::ErrorKind::StorageFull)
@@ -300,6 +303,10 @@ impl State {
                     durable.clone_from(live);
                 }
             }
+            Effect::SyncAll(_) => self.nodes.iter_mut().for_each(|node| match node {
+                Node::File { live, durable, .. } => *durable = live.len(),
+                Node::Directory { live, durable } => durable.clone_from(live),
+            }),
             Effect::Rename(from, to) => {
                 if let (Some(from), Some(to)) = (place(from), place(to)) {
                     self.rename(&from, &to);

@@ -249,7 +249,7 @@ impl Factory {
             may_create,
         };
         for site in sites.lock().iter_mut() {
-            site.ledgers[self.number].new_life();
+            site.ledgers[self.number].new_life(&site.cloud);
         }
         self.lives += 1;
         let settings = self.settings(Network::Replaced(Arc::new(wire)), &power);
@@ -344,12 +344,18 @@ impl Factory {
         let Some(life) = self.life.as_ref().filter(|life| !life.power.is_dead()) else {
             return;
         };
-        let status = life.board.now();
+        let (status, store) = (life.board.now(), self.store());
         for site in sites.lock().iter_mut() {
             let ledger = &mut site.ledgers[self.number];
-            let space = SpaceName::new(&ledger.space).unwrap();
-            if let Some(space) = status.spaces.get(&space) {
-                ledger.passes_have_ended(space.passes, space.error.is_none(), &site.cloud);
+            let name = SpaceName::new(&ledger.space).unwrap();
+            if let Some(space) = status.spaces.get(&name) {
+                // A scan that a disk would not take, or not all of what it showed, is none for the
+                // next life.
+                let noted = store
+                    .last_scan(&name)
+                    .is_ok_and(|scan| scan >= Some(space.began));
+                let well = noted && space.error.is_none();
+                ledger.passes_have_ended(space.passes, well, &site.cloud);
             }
         }
     }

@@ -77,8 +77,8 @@ pub enum Wish {
 #[derive(Debug, Default)]
 pub struct Guests {
     guests: BTreeMap<String, Guest>,
-    /// Messages that were answered with success, by machine.
-    pub accepted: BTreeMap<String, &'static str>,
+    /// The last message of each machine that was answered with success, and when that was.
+    pub accepted: BTreeMap<String, (&'static str, u64)>,
     pub heartbeats: u64,
 }
 
@@ -119,7 +119,7 @@ impl Guests {
         if let Some(text) = message {
             guest.tries += 1;
             if put(router, machine, "shutdown_message", text).await {
-                self.accepted.insert(machine.to_owned(), text);
+                self.accepted.insert(machine.to_owned(), (text, now));
             } else if guest.tries < 4 {
                 return Wish::Nothing;
             }

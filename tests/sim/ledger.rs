@@ -95,11 +95,12 @@ impl Ledger {
     }
 
     /// The daemon has begun again: it has no listing to act on.
-    pub fn new_life(&mut self) {
+    pub fn new_life(&mut self, cloud: &Cloud) {
+        self.settle(cloud);
+        self.forget_the_unfinished();
         self.listing = Listing::None;
         self.lists = true;
         self.passes = 0;
-        self.fresh.clone_from(&self.knowledge);
     }
 
     /// Whether a server carries the marks of this factory in this space.
@@ -141,7 +142,12 @@ impl Ledger {
             self.knowledge.clone_from(&self.fresh);
             return;
         }
-        // That something was missing it may have noted all the same.
+        self.forget_the_unfinished();
+    }
+
+    /// A pass that has not come to its end has learnt nothing for sure; but that something was
+    /// missing it may have noted all the same.
+    fn forget_the_unfinished(&mut self) {
         for (id, fresh) in &self.fresh {
             let known = self.knowledge.entry(id.clone()).or_default();
             known.omitted = fresh.omitted;
@@ -275,13 +281,12 @@ impl Ledger {
             .servers()
             .filter(|server| self.counts(server))
             .collect();
-        let processors = |flavor: &str| cloud.processors_of(flavor);
         let machines = u32::try_from(counted.len()).unwrap() + 1;
         let cores = counted
             .iter()
-            .map(|server| processors(self.flavor_known_of(server)))
+            .map(|server| self.processors_known_of(server, cloud))
             .sum::<u32>()
-            + processors(flavor);
+            + cloud.processors_of(flavor);
         if limits.machines.is_some_and(|limit| machines > limit) {
             return Err(format!(
                 "{} creates {name} as machine {machines} of {:?} beside {}",
@@ -332,12 +337,17 @@ impl Ledger {
         shown.collect::<Vec<_>>().join(", ")
     }
 
-    /// The flavor of a server as the latest listing told it, else as it was ordered.
-    fn flavor_known_of<'a>(&'a self, server: &'a Server) -> &'a str {
+    /// The processors of a server by the flavor that the latest listing told, else by that which
+    /// was ordered; one, when it was ordered by somebody else.
+    fn processors_known_of(&self, server: &Server, cloud: &Cloud) -> u32 {
         let listed = self.listed.get(&server.id);
-        listed
-            .and_then(|seen| seen.flavor.as_deref())
-            .unwrap_or(&server.first_flavor)
+        let told = listed.and_then(|seen| seen.flavor.as_deref());
+        let ordered = self.owns(server) && matches!(server.maker, Maker::Request { .. });
+        match told {
+            Some(flavor) => cloud.processors_of(flavor),
+            None if ordered => cloud.processors_of(&server.first_flavor),
+            None => 1,
+        }
     }
 
     /// The POST was answered so that nothing can have come of it.

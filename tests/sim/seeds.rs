@@ -1,13 +1,19 @@
 //! Which seeds are run, and what is told of them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::world::{Outcome, simulate};
 
 /// Seeds of an ordinary run of the tests.
 const FEW: u64 = 100;
+/// Seeds beyond those that have failed once, for a bug of the product or of these checks. What they
+/// show depends on the draws of the day; the bugs themselves are kept as `planted/*.patch`.
+const ONCE_FAILED: [u64; 24] = [
+    225, 230, 332, 669, 705, 747, 818, 950, 1030, 1058, 1174, 1354, 1411, 1445, 1565, 1756, 1959,
+    2004, 2178, 2356, 2563, 2576, 3129, 3307,
+];
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -34,22 +40,22 @@ fn tell(outcome: &Outcome) -> String {
     )
 }
 
-/// Runs `count` seeds from `first` on, on all processors.
-fn run(first: u64, count: u64) -> (Vec<Outcome>, BTreeMap<String, u64>) {
-    let next = AtomicU64::new(first);
+/// Runs seeds, on all processors.
+fn run(seeds: &[u64]) -> (Vec<Outcome>, BTreeMap<String, u64>) {
+    let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     let tally: Mutex<BTreeMap<String, u64>> = Mutex::default();
     let most = number("VCYCLE_SIM_FAILURES").unwrap_or(1);
     let work = || {
         loop {
-            let seed = next.fetch_add(1, Ordering::SeqCst);
+            let seed = seeds.get(next.fetch_add(1, Ordering::SeqCst));
             let failed = failures
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .len();
-            if seed >= first + count || u64::try_from(failed).unwrap() >= most {
+            let Some(&seed) = seed.filter(|_| u64::try_from(failed).unwrap() < most) else {
                 return;
-            }
+            };
             let outcome = simulate(seed);
             {
                 let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,19 +86,26 @@ fn run(first: u64, count: u64) -> (Vec<Outcome>, BTreeMap<String, u64>) {
 
 #[test]
 fn seeds_run_clean() {
-    let one = number("VCYCLE_SIM_SEED");
-    let first = one.or(number("VCYCLE_SIM_FIRST")).unwrap_or(0);
-    let count = match one {
-        Some(_) => 1,
-        None => number("VCYCLE_SIM_SEEDS").unwrap_or(FEW),
+    let seeds: Vec<u64> = match number("VCYCLE_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => {
+            let first = number("VCYCLE_SIM_FIRST").unwrap_or(0);
+            let end = first + number("VCYCLE_SIM_SEEDS").unwrap_or(FEW);
+            let others = ONCE_FAILED.into_iter();
+            (first..end)
+                .chain(others.filter(|seed| *seed >= end))
+                .collect()
+        }
     };
     let began = std::time::Instant::now();
-    let (failures, tally) = run(first, count);
+    let (failures, tally) = run(&seeds);
     for (what, count) in &tally {
         println!("{count:>12}  {what}");
     }
     println!(
-        "{count} seed(s) from {first} in {:.1} s",
+        "{} seed(s) from {} in {:.1} s",
+        seeds.len(),
+        seeds[0],
         began.elapsed().as_secs_f64()
     );
     assert!(failures.is_empty(), "{} seed(s) failed", failures.len());

@@ -18,6 +18,9 @@ const UNKNOWN: u64 = 600 + 120;
 const SETTLED: u64 = 3600;
 /// How long two VMs of one name may both be there, and a directory may lag behind its VM.
 const SETTLING: u64 = 1800;
+/// A scan is as old as its pass, which may have waited before its first request because the cloud
+/// had asked to be left alone.
+const WAITS: u64 = 90;
 /// Times of the daemon are whole seconds of its own clock.
 const ROUNDING: u64 = 2;
 
@@ -76,7 +79,7 @@ impl World {
         let factory = &self.factories[at];
         let store = factory.store();
         let loaded = store.load_machines().map_err(|error| error.to_string())?;
-        if let Some(problem) = loaded.problems.first() {
+        if let Some(problem) = loaded.unread.first() {
             return Err(format!("factory {at}: {problem}"));
         }
         for space in &factory.configuration.spaces {
@@ -422,7 +425,8 @@ impl World {
         }
         // A slow listing may show as running what has ended since it was drawn up.
         let last = server.ended.map_or(last, |(at, _)| last.min(at));
-        let ends = last.saturating_sub(ROUNDING)..=known.told_end.unwrap_or(self.now()) + 90;
+        let ends =
+            last.saturating_sub(WAITS + ROUNDING)..=known.told_end.unwrap_or(self.now()) + 90;
         if !ends.contains(&record.end) {
             return Err(format!(
                 "ends at {} in its record, in truth at {:?}, seen running last at {last}, ended at {:?}",
@@ -440,7 +444,7 @@ impl World {
     ) -> Result<(), String> {
         let store = self.factories[at].store();
         let accepted = self.guests.iter().flat_map(|guests| &guests.accepted);
-        for (machine, said) in accepted {
+        for (machine, &(said, when)) in accepted {
             let Some(files) = directories.get(machine) else {
                 continue;
             };
@@ -449,12 +453,15 @@ impl World {
                 .published(&files.name, Published::Joboutputs)
                 .join(SHUTDOWN_MESSAGE);
             let text = std::fs::read_to_string(&path).unwrap_or_default();
-            if text != **said {
+            if text != said {
                 return Err(format!("{machine} said {said:?}, and {text:?} is on file"));
             }
-            let aborts = said.starts_with(['3', '4', '5', '6']);
+            // What comes after the end was written down changes nothing any more: from a VM that
+            // was taken for gone, or from another one of the same name.
+            let in_time = files.finished.is_some_and(|at| when < at.unix());
+            let aborts = in_time && said.starts_with(['3', '4', '5', '6']);
             let last = store.last_abort_time(&files.space, &files.machinetype);
-            if let (true, Some(stopped), Some(_)) = (aborts, files.stopped, files.finished)
+            if let (true, Some(stopped)) = (aborts, files.stopped)
                 && last.ok().flatten() < Some(stopped)
                 && self.set_clocks.is_empty()
             {

@@ -110,7 +110,7 @@ impl Watcher {
             outgoing: count_records(&layout.apel_outgoing()),
             heartbeats: self.heartbeats_seen,
             accountable: loaded.machines.iter().filter(|m| is_accountable(m)).count(),
-            problems: loaded.problems.iter().map(ToString::to_string).collect(),
+            problems: loaded.unread.iter().map(ToString::to_string).collect(),
         })
     }
 

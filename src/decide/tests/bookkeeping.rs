@@ -178,17 +178,32 @@ fn the_end_is_what_the_cloud_says_between_the_last_scan_that_saw_it_running_and_
          a.3 shutdown started=-900 deleted=0 cloud-updated=+500 seen=-60
          a.4 shutdown started=-900 deleted=0 seen=-120
          a.5 shutdown started=-900 deleted=0
-         a.6 shutdown started=-30 deleted=0
+         a.6 shutdown started=-30 deleted=0 seen=-60
          a.7 unlisted started=-900 missed=2 updated=-180
          a.8 unlisted started=-900 missed=2",
         "finish a.1 -30 ran 870 account
          finish a.2 -60 ran 840 account
          finish a.3 +0 ran 900 account
          finish a.4 -120 ran 780 account
-         finish a.5 -60 ran 840 account
+         finish a.5 -900 ran 0 account
          finish a.6 -30 ran 0 account
          finish a.7 -180 ran 720 account
-         finish a.8 -60 ran 840 account",
+         finish a.8 -900 ran 0 account",
+    );
+}
+
+#[test]
+fn a_machine_whose_start_could_not_be_written_ran_since_it_was_first_seen() {
+    check(
+        "scans previous=-60
+         a fizzle_seconds=600
+         a.1 running first=-900 seen=-60
+         a.2 shutdown first=-900 seen=-60 deleted=0
+         a.3 unlisted first=-900 seen=-60 missed=2",
+        "start a.1 -900
+         start a.2 -900
+         finish a.2 -60 ran 840 account
+         finish a.3 -60 ran 840 account",
     );
 }
 
@@ -199,7 +214,7 @@ fn a_clock_that_stepped_back_ends_no_machine_in_the_future_and_takes_nothing_fro
          a fizzle_seconds=0
          a.1 shutdown started=-900 deleted=0 cloud-updated=-30 seen=+50
          a.2 unlisted started=-900 missed=2 seen=+50
-         a.3 unlisted started=-900 missed=1
+         a.3 unlisted started=-900 missed=1 seen=+50
          a.4 shutdown deleted=0",
         "finish a.1 +0 ran 950 account
          finish a.2 +0 ran 950 account

@@ -365,6 +365,7 @@ fn on_file(machine: &mut Machine, name: &str, value: &str) {
         "processors" => files.processors = Some(Processors::new(value.parse().unwrap())),
         "ended" => files.ended = Some(Ended::from_word(value)),
         "missed" => machine.missed_scans = value.parse().unwrap(),
+        "first" => machine.first_running = moment(value),
         "seen" => machine.last_running = moment(value),
         "tries" => machine.delete_tries = value.parse().unwrap(),
         "message" => machine.shutdown_message = Some(ShutdownMessage::parse(value)),

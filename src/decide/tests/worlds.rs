@@ -249,6 +249,7 @@ fn machine() -> impl Strategy<Value = Machine> {
             missed_scans: if listed.is_empty() { missed } else { 0 },
             files,
             listed,
+            first_running: last_running,
             last_running,
             delete_tries: delete.1,
             heartbeat,

@@ -195,17 +195,17 @@ fn a_damaged_directory_hides_no_other_and_hangs_nobody() {
             prop_assert!(has(INTACT));
             let there = fs::symlink_metadata(machines.join(BROKEN)).is_ok();
             if there && !has(BROKEN) {
-                let [problem] = loaded.problems.as_slice() else {
-                    return Err(TestCaseError::fail(format!("{:?}", loaded.problems)));
+                let [unread] = loaded.unread.as_slice() else {
+                    return Err(TestCaseError::fail(format!("{:?}", loaded.unread)));
                 };
-                prop_assert!(problem.to_string().contains(BROKEN), "{}", problem);
+                prop_assert!(unread.to_string().contains(BROKEN), "{}", unread);
                 prop_assert!(
-                    !problem.to_string().contains(char::is_control),
+                    !unread.to_string().contains(char::is_control),
                     "{:?}",
-                    problem
+                    unread
                 );
             } else {
-                prop_assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+                prop_assert!(loaded.unread.is_empty(), "{:?}", loaded.unread);
             }
             let listing = if listed {
                 listing(&loaded.machines)
