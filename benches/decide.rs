@@ -55,6 +55,7 @@ fn space(max_machines: u32) -> SpaceConfig {
         grace: Seconds::new(600),
         cleanup: Seconds::new(72 * 3600),
         remove_leaks: true,
+        keep_old_images: false,
         machinetypes: (0..MACHINETYPES)
             .map(machinetype)
             .map(|config| (config.name.clone(), config))

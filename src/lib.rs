@@ -31,6 +31,7 @@
 //! | [`config`] | from files to typed, checked values; every problem with file and line | model |
 //! | [`state`] | the state directory; the only place that knows its names | model |
 //! | [`cloud`] | the seam to the clouds, and the adapters behind it | config, model, clock |
+//! | [`images`] | images from files and URLs on their way to a cloud | cloud, state, model |
 //! | [`observe`] | joins what the cloud lists with what the directories say | cloud's answers, state |
 //! | [`remote`] | asks remote servers what machines left there | config, model, clock, cloud's HTTP |
 //! | [`decide`] | what to write down, destroy and create | config, model, rng |
@@ -68,6 +69,7 @@ pub mod cloud;
 pub mod config;
 pub mod daemon;
 pub mod decide;
+pub mod images;
 pub mod model;
 pub mod observe;
 pub mod pipes;

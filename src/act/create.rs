@@ -12,7 +12,8 @@ use crate::cloud::{CloudError, CloudErrorKind, CreateRequest};
 use crate::config::{ImageSource, MachinetypeConfig};
 use crate::decide::{self, Create};
 use crate::model::{
-    CloudId, Gigabytes, MachineFiles, MachineName, MachinetypeName, Place, Placement, Timestamp,
+    CloudId, Gigabytes, ImageState, MachineFiles, MachineName, MachinetypeName, Place, Placement,
+    Timestamp,
 };
 use crate::state::{NewMachine, Published, StateError};
 
@@ -160,11 +161,7 @@ async fn try_create(
     let Some(machinetype) = actor.config.machinetypes.get(&create.machinetype) else {
         return Err(CreateError::NotTried("its machinetype is gone".to_owned()));
     };
-    let ImageSource::Cloud(image) = &machinetype.root_image else {
-        return Err(CreateError::NotTried(
-            "its image is not on the cloud".to_owned(),
-        ));
-    };
+    let image = image(actor, machinetype)?;
     let context = Context {
         space: &actor.config,
         machinetype,
@@ -191,7 +188,7 @@ async fn try_create(
             name: create.machine.clone(),
             volume: actor.config.volume(flavor.processors),
             flavor,
-            image: image.clone(),
+            image: image.to_owned(),
             public_key: public_key.clone(),
             user_data: user_data.clone(),
             metadata: metadata(actor, machinetype, &create.machine),
@@ -212,6 +209,20 @@ async fn try_create(
         || CreateError::NotTried("the cloud has no room for its flavor(s) now".to_owned()),
         |(_, error)| CreateError::Cloud(error.clone()),
     ))
+}
+
+/// What the cloud calls the image of the machinetype.
+fn image<'a>(actor: &'a Actor, machinetype: &'a MachinetypeConfig) -> Result<&'a str, CreateError> {
+    match (&machinetype.root_image, actor.images.get(&machinetype.name)) {
+        (ImageSource::Cloud(image), _) => Ok(image),
+        (ImageSource::File(_) | ImageSource::Url(_), Some(ImageState::Ready { id })) => {
+            Ok(id.as_str())
+        }
+        (ImageSource::File(_) | ImageSource::Url(_), _) => {
+            let why = "its image is not on the cloud".to_owned();
+            Err(CreateError::NotTried(why))
+        }
+    }
 }
 
 fn unless_stopping(actor: &Actor) -> Result<(), CreateError> {

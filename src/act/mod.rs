@@ -19,6 +19,7 @@ pub mod proxy;
 mod remove;
 pub mod userdata;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use create::{CreateError, CreateOutcome, create_all};
@@ -30,7 +31,7 @@ use crate::clock::Clock;
 use crate::cloud::Cloud;
 use crate::config::SpaceConfig;
 use crate::decide::Heartbeats;
-use crate::model::FactoryName;
+use crate::model::{FactoryName, ImageState, MachinetypeName};
 use crate::state::Store;
 
 /// How many requests that change something run at once in one space (SPEC 7).
@@ -49,6 +50,8 @@ pub struct Actor {
     pub factory: FactoryName,
     /// The time.
     pub clock: Clock,
+    /// How far images are that come from this host.
+    pub images: BTreeMap<MachinetypeName, ImageState>,
     /// Where templates come from.
     pub templates: userdata::Templates,
     /// The machines of the space that are alive.

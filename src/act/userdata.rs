@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 
 use crate::blocking;
 use crate::clock::Clock;
-use crate::cloud::http::client_builder;
+use crate::cloud::http::{client_builder, https_stays_https};
 use crate::config::machinetype::UserDataSource;
 use crate::config::{ImageSource, MachinetypeConfig, SpaceConfig};
 use crate::decide::Heartbeats;
@@ -32,7 +32,6 @@ const MAX_BYTES: usize = 1 << 20;
 /// The longest that fetching a template may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const MAX_REDIRECTS: usize = 5;
 
 /// What every pattern begins with.
 const OPEN: &str = "##user_data_";
@@ -226,20 +225,10 @@ impl Templates {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let https_stays_https = reqwest::redirect::Policy::custom(|attempt| {
-            let from_https = attempt.previous().iter().any(|url| url.scheme() == "https");
-            if attempt.previous().len() > MAX_REDIRECTS {
-                attempt.error("too many redirects")
-            } else if from_https && attempt.url().scheme() != "https" {
-                attempt.error("refused to follow a redirect from https to plain http")
-            } else {
-                attempt.follow()
-            }
-        });
         let client = client_builder(&self.ca_path)
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(FETCH_TIMEOUT)
-            .redirect(https_stays_https)
+            .redirect(https_stays_https())
             .build()?;
         Ok(self.client.get_or_init(|| client))
     }

@@ -16,6 +16,7 @@ use crate::config::{self, Config, SpaceConfig};
 use crate::daemon::{Settings, find_leftovers, last_answers, listed, observe_once};
 use crate::decide::leaks::{self, LeakCount, Sightings};
 use crate::decide::{self, Bookkeeping, Plan};
+use crate::images;
 use crate::model::{LeftoverKind, SpaceName, SpaceSnapshot, Timestamp};
 use crate::observe::{Memory, Situation};
 use crate::pipes;
@@ -169,6 +170,9 @@ async fn look_at(
         eprintln!("vcycled: {problem}");
     }
     ask_remotes(settings, config, &space, &store, &mut snapshot).await?;
+    let rule = (config.server.ca_path.as_path(), settings.clock.now());
+    let (cloud_of, layout) = (cloud.as_ref(), store.layout());
+    snapshot.images = images::look_once(&space, cloud_of, &settings.factory, layout, rule).await;
     let (_, found) = find_leftovers(cloud.as_ref(), &space, &settings.factory, &snapshot).await;
     let (found, now) = (listed(&found), settings.clock.now());
     let leaks = leaks::leaks(&space, &snapshot, &found, &Sightings::new(), now);

@@ -6,11 +6,14 @@
 //!
 //! Invariants:
 //! 1. At most [`MAX_AT_ONCE`] requests of a space are under way at once.
-//! 2. Every request ends within [`HttpTimes::request`] of being sent.
+//! 2. Every request ends within [`HttpTimes::request`] of being sent; one that carries a file ends
+//!    when none of the file has moved for so long, or when the answer does not come within
+//!    [`HttpTimes::call`] after its end.
 //! 3. A server that asked to be left alone (`Retry-After`) is left alone, by all requests.
 //! 4. A [`Failure`] says whether the request can have reached the server.
 
 pub(super) mod ca;
+mod file;
 mod network;
 pub mod text;
 
@@ -25,7 +28,10 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use url::Url;
 
-pub use self::network::{Carried, Carrier, Network, Wires, client_builder, is_this_host};
+pub use self::file::FileBody;
+pub use self::network::{
+    Carried, Carrier, Network, Wires, client_builder, https_stays_https, is_this_host,
+};
 
 use super::{CloudError, CloudErrorKind, Outside};
 use crate::clock::Clock;
@@ -297,6 +303,18 @@ impl Http {
     /// # Errors
     /// When no answer came back, or one that is too large.
     pub async fn send(&self, request: &Request) -> Result<Answer, Failure> {
+        self.deliver(request, None).await
+    }
+
+    /// Sends a request with a file for its body, once.
+    ///
+    /// # Errors
+    /// When no answer came back, or one that is too large.
+    pub async fn send_file(&self, request: &Request, file: &FileBody) -> Result<Answer, Failure> {
+        self.deliver(request, Some(file)).await
+    }
+
+    async fn deliver(&self, request: &Request, file: Option<&FileBody>) -> Result<Answer, Failure> {
         self.wait_until_welcome(request).await?;
         let Ok(_permit) = self.gate.acquire().await else {
             return Err(failure(
@@ -305,7 +323,10 @@ impl Http {
                 "the client is closed",
             ));
         };
-        let carried = self.carrier.carry(request).await?;
+        let carried = match file {
+            None => self.carrier.carry(request).await?,
+            Some(file) => self.carrier.carry_file(request, file).await?,
+        };
         let retry_after = self.retry_after(carried.status, &carried.headers);
         if let Some(wait) = retry_after {
             self.hold(&request.url, wait);

@@ -7,6 +7,7 @@
 //! An adapter never reads or writes state files, never decides, and never retries a create.
 
 pub mod http;
+mod images;
 mod leftovers;
 pub mod openstack;
 pub mod simulated;
@@ -28,10 +29,11 @@ use crate::model::{
 };
 use crate::rng::Seeds;
 
-use http::Network;
+use http::{FileBody, Network};
 use openstack::OpenStack;
 use simulated::Simulated;
 
+pub use images::{FoundImage, ImageFormat, NewImage, UploadProgress};
 pub use leftovers::{Leftovers, NotListed, Removal, Search};
 
 /// A connection to one space.
@@ -52,10 +54,12 @@ pub use leftovers::{Leftovers, NotListed, Removal, Search};
 ///    IPs when it makes such) bears the marks of the space and the factory from the request that
 ///    makes it on, as [`leftover`](crate::model::leftover) says, so that a crash leaves nothing that
 ///    nobody knows.
-/// 8. `leftovers` gives what bears the marks that were asked for and nothing else; each kind is
+/// 8. There is one upload of an image at a time; `upload_image` may take what is unfinished of it
+///    for dead.
+/// 9. `leftovers` gives what bears the marks that were asked for and nothing else; each kind is
 ///    complete or says why it is not. A service that the cloud lacks or does not let us ask is no
 ///    error. It changes nothing and may be called again.
-/// 9. `remove` looks again before it removes: what has lost our marks or found a user since it was
+/// 10. `remove` looks again before it removes: what has lost our marks or found a user since it was
 ///    listed is left alone and is `Ok(Removal::Changed)`; what is not there is
 ///    `Ok(Removal::AlreadyGone)`. Afterwards a create makes anew what it needs of it.
 #[async_trait]
@@ -79,6 +83,25 @@ pub trait Cloud: Send + Sync + fmt::Debug {
 
     /// Removes one thing that the same search has found.
     async fn remove(&self, search: &Search, leftover: &Leftover) -> Result<Removal, CloudError>;
+
+    /// What the cloud has of an image of ours. Changes nothing and may be called again.
+    async fn find_image(&self, image: &NewImage) -> Result<FoundImage, CloudError> {
+        Err(images::not_taken(image))
+    }
+
+    /// Uploads an image and waits until machines can boot from it. What an earlier upload of the
+    /// same image has left unfinished is removed first. An upload takes as long as it needs; one
+    /// that does not move for as long as a request may take is an error. It may be given up at any
+    /// moment: what it has made by then bears the marks of the image.
+    async fn upload_image(
+        &self,
+        image: &NewImage,
+        file: &FileBody,
+        progress: &UploadProgress,
+    ) -> Result<CloudId, CloudError> {
+        let _ = (file, progress);
+        Err(images::not_taken(image))
+    }
 }
 
 /// Everything that a new machine is made from.

@@ -177,7 +177,7 @@ pub(super) fn read(
         joboutputs_kept: joboutputs_kept.unwrap_or_default(),
         remote_joboutputs_url: reader.take_text("remote_joboutputs_url", base_url),
         remote_joboutputs_identity: read_remote_identity(reader, files),
-        cernvm_signing_dn: reader.take_text("cernvm_signing_dn", value::line),
+        cernvm_signing_dn: reader.take_text("cernvm_signing_dn", value::pattern),
         root_public_key: reader.take_text("root_public_key", |text| public_key_path(text, files)),
         user_data_options,
         user_data_files,
@@ -270,9 +270,7 @@ fn read_root_image(reader: &Reader<'_>, files: &Path) -> Option<ImageSource> {
             let what = "root_image: expected image:ID, as api = ec2 cannot take an image from here";
             reader.error("root_image", what, None);
         }
-        ImageSource::File(_) | ImageSource::Url(_) => {
-            reader.later("root_image", "root_image that is not image:ID");
-        }
+        ImageSource::File(_) | ImageSource::Url(_) => {}
     }
     Some(source)
 }

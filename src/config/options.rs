@@ -211,6 +211,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(Space, "grace_seconds", "number", Text("600"), "notice of an earlier end"),
     option(Space, "cleanup_hours", "number", Text("72"), "how long files of finished machines stay"),
     option(Space, "remove_leaks", "boolean", Text("True"), "remove what we made and nothing uses"),
+    option(Space, "keep_old_images", "boolean", Text("False"), "keep uploaded images that are superseded"),
 
     option(Space, "url", "URL", Required, "the cloud's endpoint").apis(&[OpenStack, Ec2]).url(),
     option(Space, "api_version", "word", Told, "version of the identity API").apis(&[OpenStack]),
@@ -226,8 +227,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(Space, "zones", "list", Off, "availability zones to try in turn").apis(&[OpenStack]),
     option(Space, "security_groups", "list", Off, "security groups of the VMs").apis(&[OpenStack]),
     option(Space, "network_uuid", "word", Off, "network of the VMs").apis(&[OpenStack]),
-    option(Space, "glance_api", "URL", Told, "address of the image service")
-        .apis(&[OpenStack]).url().later(),
+    option(Space, "glance_api", "number", Text("2"), "version of the image API").apis(&[OpenStack]),
 
     option(Space, "access_key", "word", Required, "identifier of the key").apis(&[Ec2]),
     option(Space, "secret_key", "secret", Required, "the key").apis(&[Ec2]).secret(),
@@ -272,7 +272,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(Machinetype, "remote_joboutputs_cert", "file", Off, "certificate to read that with"),
     option(Machinetype, "remote_joboutputs_key", "file", Off, "its key"),
     option(Machinetype, "root_image", "image", Required, "what VMs boot from").url(),
-    option(Machinetype, "cernvm_signing_dn", "pattern", Off, "who must have signed the image").later(),
+    option(Machinetype, "cernvm_signing_dn", "pattern", Off, "who must have signed the image"),
     option(Machinetype, "root_public_key", "file", Told, "SSH key for root"),
     option(Machinetype, "user_data", "file or URL", Required, "the contextualization").url(),
     option(Machinetype, "user_data_option_XXX", "text", Off, "text for a pattern in it").secret(),

@@ -46,6 +46,9 @@ pub struct SpaceConfig {
     /// `remove_leaks`: whether things of ours on the cloud that belong to no machine are removed, and
     /// not only counted. Default true.
     pub remove_leaks: bool,
+    /// `keep_old_images`: whether images of ours that have been superseded stay on the cloud. Default
+    /// false.
+    pub keep_old_images: bool,
     /// Its machinetypes. There may be none while nothing is known of a vacuum pipe, or it tells none.
     pub machinetypes: BTreeMap<MachinetypeName, MachinetypeConfig>,
 }
@@ -240,6 +243,7 @@ fn read_limits_and_manners(
     let grace = reader.take("grace_seconds", value::seconds);
     let cleanup = reader.take("cleanup_hours", value::hours);
     let remove_leaks = reader.take("remove_leaks", value::boolean);
+    let keep_old_images = reader.take("keep_old_images", value::boolean);
     Some(SpaceConfig {
         name: name.clone(),
         api: api?,
@@ -257,6 +261,7 @@ fn read_limits_and_manners(
         grace: grace?,
         cleanup: cleanup?,
         remove_leaks: remove_leaks?,
+        keep_old_images: keep_old_images?,
         machinetypes: BTreeMap::new(),
     })
 }
@@ -287,7 +292,7 @@ fn read_openstack(reader: &Reader<'_>) -> Option<OpenStackOptions> {
         reader.take_list("security_groups"),
     );
     let network_uuid = reader.take_text("network_uuid", value::word);
-    reader.take_text("glance_api", value::endpoint_url);
+    read_glance_api(reader);
     Some(OpenStackOptions {
         url: url?,
         identity_version,
@@ -311,6 +316,17 @@ fn identity_version(text: &str) -> Parsed<u8> {
         Some(("2", rest)) if rest_is_minor(rest) => Ok(2),
         Some(("3", rest)) if rest_is_minor(rest) => Ok(3),
         Some(_) | None => Err(Bad::new("expected 2 or 3, or a version that begins so")),
+    }
+}
+
+/// Only version 2 of the image API is left, whatever an old configuration asks for.
+fn read_glance_api(reader: &Reader<'_>) {
+    let choices = [("1", 1), ("2", 2)];
+    let version = reader.take("glance_api", |text| value::one_of(text, &choices));
+    if version == Some(1) {
+        let what = "glance_api = \"1\": version 1 of the image API is gone from OpenStack since 2018; \
+                    version 2 is used";
+        reader.warning("glance_api", what);
     }
 }
 

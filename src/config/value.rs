@@ -255,6 +255,24 @@ pub(super) fn line(text: &str) -> Parsed<String> {
     Ok(text.to_owned())
 }
 
+/// A regular expression.
+pub(super) fn pattern(text: &str) -> Parsed<String> {
+    let text = line(text)?;
+    match regex::Regex::new(&text) {
+        Ok(_) => Ok(text),
+        Err(regex::Error::CompiledTooBig(_)) => Err(Bad::new(
+            "expected a regular expression, and this one is too large",
+        )),
+        // The last line of the message says what is wrong; the others draw where.
+        Err(error) => {
+            let told = error.to_string();
+            let why = told.lines().last().unwrap_or_default();
+            let why = why.trim_start_matches("error: ").to_owned();
+            Err(Bad::new(format!("expected a regular expression: {why}")))
+        }
+    }
+}
+
 /// Text without white space.
 pub(super) fn word(text: &str) -> Parsed<String> {
     let text = line(text)?;

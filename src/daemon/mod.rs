@@ -45,6 +45,7 @@ use crate::blocking;
 use crate::clock::Clock;
 use crate::cloud::http::Network;
 use crate::config::{self, Config};
+use crate::images;
 use crate::model::{FactoryName, MachineFiles, Seconds, SpaceName};
 use crate::pipes;
 use crate::rng::Seeds;
@@ -136,6 +137,7 @@ pub enum DaemonError {
 struct Tick {
     config: Arc<Config>,
     templates: Templates,
+    cache: images::Cache,
     hearing: Hearing,
 }
 
@@ -197,6 +199,7 @@ async fn begin(
     let tick = Tick {
         config: Arc::clone(&config),
         templates: Templates::new(&config.server.ca_path),
+        cache: images::Cache::new(&config.server.ca_path),
         hearing: server.hearing(),
     };
     let pipes = pipes::Keeper::new(&store, &settings.clock, &settings.host.network, known);
@@ -250,6 +253,7 @@ fn take(config: Config, next: &mut Tick) {
     }
     if next.config.server.ca_path != config.server.ca_path {
         next.templates = Templates::new(&config.server.ca_path);
+        next.cache = images::Cache::new(&config.server.ca_path);
     }
     next.config = Arc::new(config);
 }

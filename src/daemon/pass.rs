@@ -1,6 +1,7 @@
 //! One pass over one space: observe, decide, act, record (SPEC 3).
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tracing::{debug, error};
@@ -11,11 +12,12 @@ use super::joboutputs::{self, Keeper};
 use super::leaks::LeakMemory;
 use super::shutdown;
 use super::vacmon::{self, VacMonMemory};
-use crate::act::{self, Actor, userdata::Templates};
+use crate::act::{self, Actor, CreateError, CreateOutcome, userdata::Templates};
 use crate::blocking;
-use crate::cloud::{Cloud, CloudError};
+use crate::cloud::{Cloud, CloudError, CloudErrorKind};
 use crate::config::SpaceConfig;
 use crate::decide::{self, Blocked, Bookkeeping, Finish, Heartbeats, Plan, Report};
+use crate::images;
 use crate::model::{FactoryName, MachineName, SpaceSnapshot, Timestamp};
 use crate::observe::{self, Memory};
 use crate::record::{self, HeartbeatLists, Recorder, Totals};
@@ -55,6 +57,9 @@ pub(super) struct Pass<'a> {
     pub config: Arc<SpaceConfig>,
     pub cloud: Arc<dyn Cloud>,
     pub templates: Templates,
+    pub cache: images::Cache,
+    pub ca_path: PathBuf,
+    pub images: &'a mut images::Keeper,
     pub hearing: Hearing,
     pub memory: &'a mut Memory,
     pub repeats: &'a mut Repeats,
@@ -64,6 +69,19 @@ pub(super) struct Pass<'a> {
     pub keeper: &'a mut Keeper,
     pub remotes: &'a mut Remotes,
     pub lists: &'a mut HeartbeatLists,
+}
+
+/// Whether a machine was refused in a way that a lost image would be.
+fn may_lack_image(outcome: &CreateOutcome) -> bool {
+    match &outcome.result {
+        Err(CreateError::Cloud(error)) => {
+            matches!(
+                error.kind,
+                CloudErrorKind::NotFound | CloudErrorKind::Rejected
+            )
+        }
+        Ok(_) | Err(_) => false,
+    }
 }
 
 /// Looks at a space once: connect, list, join, look at files. Changes nothing anywhere.
@@ -95,6 +113,16 @@ impl Pass<'_> {
         self.collect_joboutputs();
         // What was seen is at least as old as this: a listing with repeats takes minutes.
         let scanned = common.clock.now();
+        self.images.tend(&images::Scene {
+            config: &self.config,
+            cloud: &self.cloud,
+            factory: &common.factory,
+            layout: common.store.layout(),
+            cache: &self.cache,
+            ca_path: &self.ca_path,
+            clock: &common.clock,
+            stop: &common.stop,
+        });
         let observed = observe_once(
             self.cloud.as_ref(),
             &self.config,
@@ -102,11 +130,17 @@ impl Pass<'_> {
             &common.store,
             self.memory,
         );
+        let observed = async {
+            let observed = observed.await?;
+            self.images.first_look().await;
+            Ok::<_, CloudError>(observed)
+        };
         let (mut snapshot, mut unread) = tokio::select! {
             biased;
             () = common.stop.cancelled() => return Err(PassError::Stopping),
             observed = observed => observed?,
         };
+        snapshot.images = self.images.states(&self.config);
         self.hearing.apply(&mut snapshot);
         unread.extend(self.ask_remotes(&mut snapshot).await?);
         let now = common.clock.now();
@@ -141,7 +175,7 @@ impl Pass<'_> {
         }
         let heartbeats = decide::heartbeats(&self.config, &snapshot, &plan.deletes, now);
         self.publish_heartbeats(&heartbeats, &snapshot).await;
-        let actor = self.actor(heartbeats);
+        let actor = self.actor(heartbeats, &snapshot);
         let report = self.carry_out(&actor, plan, &failed).await?;
         self.look_for_leaks(&snapshot, &actor).await;
         Ok(report)
@@ -223,14 +257,18 @@ impl Pass<'_> {
         // directory of one machine keeps no other from being created.
         if !self.recorder().has_no_room() {
             let created = act::create_all(actor, creates).await;
+            for outcome in created.iter().filter(|outcome| may_lack_image(outcome)) {
+                self.images.doubt(&self.config, &outcome.machinetype);
+            }
             let now = self.common.clock.now();
             self.recorder().creates(created, now);
         }
         Ok(report)
     }
 
-    fn actor(&self, heartbeats: Heartbeats) -> Actor {
+    fn actor(&self, heartbeats: Heartbeats, snapshot: &SpaceSnapshot) -> Actor {
         Actor {
+            images: snapshot.images.clone(),
             config: Arc::clone(&self.config),
             cloud: Arc::clone(&self.cloud),
             store: Arc::clone(&self.common.store),
@@ -388,6 +426,9 @@ mod tests {
             config: Arc::clone(&space),
             cloud: Arc::new(Slow(clock)),
             templates: Templates::new(dir.path()),
+            cache: images::Cache::new(dir.path()),
+            ca_path: dir.path().to_owned(),
+            images: &mut images::Keeper::default(),
             hearing: Hearing::Elsewhere,
             memory: &mut memory,
             leaks: &mut LeakMemory::default(),

@@ -16,6 +16,7 @@ use super::{Common, Tick};
 use crate::blocking;
 use crate::cloud::{self, Cloud, CloudError, Outside};
 use crate::config::{Api, SpaceConfig};
+use crate::images;
 use crate::model::{MachineFiles, SpaceName};
 use crate::observe::Memory;
 use crate::record::{HeartbeatLists, Totals};
@@ -58,6 +59,7 @@ pub(super) async fn run(
         keeper: Keeper::default(),
         remotes: Remotes::default(),
         lists: HeartbeatLists::default(),
+        images: images::Keeper::default(),
         status: SpaceStatus::default(),
     };
     loop {
@@ -94,6 +96,7 @@ struct SpaceTask {
     keeper: Keeper,
     remotes: Remotes,
     lists: HeartbeatLists,
+    images: images::Keeper,
     status: SpaceStatus,
 }
 
@@ -122,7 +125,7 @@ impl SpaceTask {
         let clock = &self.common.clock;
         self.status.passes += 1;
         self.status.began = clock.now();
-        let result = self.try_pass(tick, config, seed).await;
+        let result = self.try_pass(tick, config.clone(), seed).await;
         match result {
             Ok(report) => {
                 self.status.error = None;
@@ -154,6 +157,7 @@ impl SpaceTask {
         }
         self.status.totals = self.totals;
         self.status.leaks = self.leaks.status.clone();
+        self.status.images = self.images.states(&config);
         self.common.board.put(&self.space, self.status.clone());
     }
 
@@ -176,6 +180,9 @@ impl SpaceTask {
             config,
             cloud,
             templates: tick.templates.clone(),
+            cache: tick.cache.clone(),
+            ca_path: tick.config.server.ca_path.clone(),
+            images: &mut self.images,
             hearing: tick.hearing,
             memory: &mut self.memory,
             repeats: &mut self.repeats,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::decide::Report;
-use crate::model::{SpaceName, Timestamp};
+use crate::model::{ImageState, MachinetypeName, SpaceName, Timestamp};
 use crate::record::{LeakStatus, Totals};
 
 /// Everything at one moment.
@@ -47,6 +47,8 @@ pub struct SpaceStatus {
     pub totals: Totals,
     /// Things on the cloud, beside machines, that bear our marks: in use, left over, removed.
     pub leaks: LeakStatus,
+    /// The images of machinetypes whose root_image is a file or a URL.
+    pub images: BTreeMap<MachinetypeName, ImageState>,
 }
 
 /// Where the driver and the spaces put their status, and everybody may look.

@@ -12,7 +12,8 @@ use super::plan::{
 use super::view::View;
 use crate::config::{ImageSource, MachinetypeConfig};
 use crate::model::{
-    Flavor, History, MachineName, MachineState, MachinetypeName, Processors, Seconds, Timestamp,
+    Flavor, History, ImageState, MachineName, MachineState, MachinetypeName, Processors, Seconds,
+    Timestamp,
 };
 use crate::rng::{Purpose, Seed};
 
@@ -164,6 +165,7 @@ impl Blocked {
             | Self::NoLimitKnown
             | Self::NoFlavor { .. }
             | Self::Exhausted { .. }
+            | Self::Image { .. }
             | Self::Unsupported { .. }
             | Self::Backoff { .. }
             | Self::Trial { .. }
@@ -397,12 +399,7 @@ fn standing(
             missing,
         });
     }
-    if !matches!(config.root_image, ImageSource::Cloud(_)) {
-        return Err(Blocked::Unsupported {
-            what: "root_image is not of the form image:ID, the only one this version can boot from"
-                .to_owned(),
-        });
-    }
+    has_image(view, config)?;
     if let Some(until) = backoff_until.filter(|until| view.now < *until) {
         return Err(Blocked::Backoff { until });
     }
@@ -416,6 +413,29 @@ fn standing(
         }
     }
     Ok(())
+}
+
+/// Whether there is something to boot from.
+fn has_image(view: &View<'_>, config: &MachinetypeConfig) -> Result<(), Blocked> {
+    match (&config.root_image, &config.cernvm_signing_dn) {
+        (ImageSource::Cloud(_), None) => Ok(()),
+        (ImageSource::Cloud(image), Some(_)) => Err(Blocked::Unsupported {
+            what: format!(
+                "cernvm_signing_dn cannot be checked of image:{image}, which only the cloud has: give root_image as a file or URL, or leave cernvm_signing_dn out"
+            ),
+        }),
+        (ImageSource::File(_) | ImageSource::Url(_), _) => {
+            match view.snapshot.images.get(&config.name) {
+                Some(ImageState::Ready { .. }) => Ok(()),
+                Some(state) => Err(Blocked::Image {
+                    why: state.to_string(),
+                }),
+                None => Err(Blocked::Image {
+                    why: "not looked at yet".to_owned(),
+                }),
+            }
+        }
+    }
 }
 
 /// What is left of the space's limits.

@@ -6,6 +6,9 @@
 //! made, for a machine whose creation is under way, is in use by the second of them: a creation
 //! that is not answered is given up after the same time.
 //!
+//! An image that we have uploaded is used by the machinetype whose root_image it is a copy of. While
+//! that copy is not known of one machinetype of the space, no image of the space is left over.
+//!
 //! Nothing is looked at in a pass whose scan lists none of our machines although it should: by such
 //! a scan everything would be left over.
 
@@ -16,8 +19,8 @@ use serde::Serialize;
 use super::view::ADOPTION;
 use crate::config::{ImageSource, SpaceConfig};
 use crate::model::{
-    CloudId, CloudMachine, Leftover, LeftoverKind, Machine, Seconds, Sighting, SpaceSnapshot,
-    Timestamp, User,
+    CloudId, CloudMachine, ImageState, Leftover, LeftoverKind, Machine, Seconds, Sighting,
+    SpaceSnapshot, Timestamp, User,
 };
 
 /// How long a thing must have been left over before it is removed, from one look to another.
@@ -130,7 +133,8 @@ pub fn leaks(
                 tried: None,
             });
             leaks.sightings.insert(key, sighting);
-            if config.remove_leaks && is_due(&sighting, now) {
+            let kept = *kind == LeftoverKind::Image && config.keep_old_images;
+            if config.remove_leaks && !kept && is_due(&sighting, now) {
                 leaks.removals.push(Remove {
                     leftover: thing.clone(),
                     since: sighting.first,
@@ -175,6 +179,20 @@ struct Users<'a> {
     keys: BTreeSet<&'a str>,
     /// Identifiers, or names as the configuration has them.
     images: BTreeSet<&'a str>,
+    /// Whether it is known which copy counts of each image that is uploaded. Until then any of ours
+    /// may be the one.
+    images_are_settled: bool,
+}
+
+fn images_are_settled(config: &SpaceConfig, snapshot: &SpaceSnapshot) -> bool {
+    let mut machinetypes = config.machinetypes.values();
+    machinetypes.all(|machinetype| match machinetype.root_image {
+        ImageSource::Cloud(_) => true,
+        ImageSource::File(_) | ImageSource::Url(_) => snapshot
+            .images
+            .get(&machinetype.name)
+            .is_some_and(ImageState::is_settled),
+    })
 }
 
 impl<'a> Users<'a> {
@@ -195,12 +213,16 @@ impl<'a> Users<'a> {
             ImageSource::Cloud(image) => Some(image.as_str()),
             ImageSource::File(_) | ImageSource::Url(_) => None,
         });
+        let uploaded = snapshot.images.values();
+        let uploaded = uploaded.filter_map(|state| state.id().map(CloudId::as_str));
         Self {
+            images_are_settled: images_are_settled(config, snapshot),
             machines: listed().map(|vm| &vm.id).chain(not_over).collect(),
             keys: listed().filter_map(|vm| vm.key.as_deref()).collect(),
             images: listed()
                 .filter_map(|vm| vm.image.as_deref())
                 .chain(configured)
+                .chain(uploaded)
                 .collect(),
         }
     }
@@ -215,7 +237,8 @@ impl<'a> Users<'a> {
             || match thing.kind {
                 LeftoverKind::Keypair => self.keys.contains(thing.id.as_str()),
                 LeftoverKind::Image => {
-                    self.images.contains(thing.id.as_str())
+                    !self.images_are_settled
+                        || self.images.contains(thing.id.as_str())
                         || self.images.contains(thing.name.as_str())
                 }
                 LeftoverKind::Volume | LeftoverKind::Port | LeftoverKind::FloatingIp => false,

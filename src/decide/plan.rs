@@ -405,6 +405,11 @@ pub enum Blocked {
         /// When it is asked for again.
         until: Timestamp,
     },
+    /// The cloud does not have its image yet.
+    Image {
+        /// How far it is, or what is wrong with it.
+        why: String,
+    },
     /// Something that the machinetype asks for is not there.
     Unsupported {
         /// What.
@@ -526,6 +531,7 @@ impl fmt::Display for Blocked {
                 "the cloud has no room for flavor {flavor}, next try at {}",
                 until.to_rfc3339()
             ),
+            Self::Image { why } => write!(f, "root_image: {why}"),
             Self::Unsupported { what } => f.write_str(what),
             Self::Backoff { until } => {
                 write!(f, "backing off after an abort until {}", until.to_rfc3339())

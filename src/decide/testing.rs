@@ -42,6 +42,7 @@ pub fn space(options: &str) -> SpaceConfig {
         grace: Seconds::new(600),
         cleanup: Seconds::new(72 * 3600),
         remove_leaks: true,
+        keep_old_images: false,
         machinetypes: BTreeMap::new(),
     };
     for (option, value) in lines(options) {

@@ -5,6 +5,7 @@
 
 pub mod dn;
 pub mod ids;
+pub mod image;
 pub mod leftover;
 pub mod machine;
 pub mod placement;
@@ -15,6 +16,7 @@ pub mod units;
 
 pub use dn::Dn;
 pub use ids::{CloudId, FactoryName, InvalidName, MachineName, MachinetypeName, SpaceName};
+pub use image::ImageState;
 pub use leftover::{Leftover, LeftoverKind, Owner, Sighting, User};
 pub use machine::{
     CloudFacts, CloudLimits, CloudMachine, Ended, Flavor, MachineFiles, MachineState, Marks,

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CloudFacts, CloudMachine, MachineFiles, MachinetypeName, Place, Processors, Seconds,
-    ShutdownMessage, Timestamp,
+    CloudFacts, CloudMachine, ImageState, MachineFiles, MachinetypeName, Place, Processors,
+    Seconds, ShutdownMessage, Timestamp,
 };
 
 /// One space at the moment of one complete scan. There is no snapshot of an incomplete one: a
@@ -41,6 +41,9 @@ pub struct SpaceSnapshot {
     pub listening_since: Option<Timestamp>,
     /// The servers that machines write to in place of ours, by machinetype.
     pub remotes: BTreeMap<MachinetypeName, RemoteServer>,
+    /// The images of machinetypes whose root_image is a file or a URL; those that have not been
+    /// looked at yet are not in it.
+    pub images: BTreeMap<MachinetypeName, ImageState>,
 }
 
 /// One machine of ours: its directory joined with what the cloud lists under its name.

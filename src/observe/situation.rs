@@ -12,8 +12,8 @@ use super::{Memory, Volatile, join};
 use crate::config::{self, Raw, SpaceConfig};
 use crate::model::{
     CloudFacts, CloudId, CloudLimits, CloudMachine, Ended, FactoryName, Flavor, Heartbeat, History,
-    Hs06, MachineFiles, MachineName, MachinetypeName, Place, Processors, RemoteServer, Seconds,
-    ShutdownMessage, SpaceName, SpaceSnapshot, Timestamp,
+    Hs06, ImageState, MachineFiles, MachineName, MachinetypeName, Place, Processors, RemoteServer,
+    Seconds, ShutdownMessage, SpaceName, SpaceSnapshot, Timestamp,
 };
 use crate::state::SHUTDOWN_MESSAGE;
 
@@ -75,6 +75,9 @@ pub struct Situation {
     /// The remote servers that machines write to, by machinetype.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     remotes: BTreeMap<MachinetypeName, RemoteServer>,
+    /// The images of machinetypes whose root_image is a file or a URL.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    images: BTreeMap<MachinetypeName, ImageState>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -252,6 +255,7 @@ impl Situation {
         );
         snapshot.listening_since = self.listening_since;
         snapshot.remotes.clone_from(&self.remotes);
+        snapshot.images.clone_from(&self.images);
         for machine in &mut snapshot.machines {
             let outputs = self
                 .directories
@@ -380,6 +384,7 @@ impl Situation {
             listening_since: snapshot.listening_since,
             ordered_shutdown: config.ordered_shutdown,
             remotes: snapshot.remotes.clone(),
+            images: snapshot.images.clone(),
         }
     }
 }

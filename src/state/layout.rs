@@ -185,6 +185,11 @@ impl Layout {
         self.root.join("pipes")
     }
 
+    /// Copies of images that are given as URLs.
+    pub fn imagecache(&self) -> PathBuf {
+        self.root.join("imagecache")
+    }
+
     /// All accounting records, by day.
     pub fn apel_archive(&self) -> PathBuf {
         self.root.join("apel-archive")

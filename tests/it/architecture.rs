@@ -17,6 +17,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "cloud",
         &["blocking", "clock", "config", "model", "rng", "state"],
     ),
+    (
+        "images",
+        &[
+            "blocking",
+            "clock",
+            "cloud",
+            "config",
+            "model",
+            "state",
+            "telemetry",
+        ],
+    ),
     ("observe", &["config", "model", "state"]),
     (
         "pipes",

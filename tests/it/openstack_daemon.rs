@@ -9,6 +9,7 @@
 mod crash;
 mod factory;
 mod faults;
+mod images;
 mod life;
 mod paging;
 mod placing;

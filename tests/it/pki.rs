@@ -114,7 +114,17 @@ pub enum For {
 impl Party {
     /// Issues a certificate of an end entity; `self` is a CA.
     pub fn issue(&self, subject: &X509NameRef, whom: For, validity: (i64, i64)) -> Party {
-        let key = new_key();
+        self.issue_for(new_key(), subject, whom, validity)
+    }
+
+    /// Issues a certificate for a key that is there.
+    pub fn issue_for(
+        &self,
+        key: PKey<Private>,
+        subject: &X509NameRef,
+        whom: For,
+        validity: (i64, i64),
+    ) -> Party {
         let mut builder = builder(subject, &key, validity);
         builder.set_issuer_name(self.cert.subject_name()).unwrap();
         let constraints = BasicConstraints::new().critical().build().unwrap();

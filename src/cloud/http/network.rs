@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    AUTH_TOKEN, Failure, FailureKind, HttpTimes, IDLE, MAX_BODY, MAX_ERROR_BODY, Request, ca,
-    failure, text,
+    AUTH_TOKEN, Failure, FailureKind, FileBody, HttpTimes, IDLE, MAX_BODY, MAX_ERROR_BODY, Request,
+    ca, failure, text,
 };
 use crate::cloud::{CloudError, CloudErrorKind, Outside};
 use crate::model::SpaceName;
@@ -26,6 +26,12 @@ use crate::model::SpaceName;
 pub trait Carrier: Send + Sync + fmt::Debug {
     /// Carries one request.
     async fn carry(&self, request: &Request) -> Result<Carried, Failure>;
+
+    /// Carries one request whose body is a file, for as long as that moves.
+    async fn carry_file(&self, request: &Request, _: &FileBody) -> Result<Carried, Failure> {
+        let why = "files are not carried here";
+        Err(failure(request, FailureKind::NotSent, why))
+    }
 }
 
 /// What a [`Carrier`] brings back, whatever the status. It has no `Debug`, because the answer to a
@@ -103,6 +109,24 @@ pub fn client_builder(ca_path: &Path) -> reqwest::ClientBuilder {
     ca::load(ca_path)
         .into_iter()
         .fold(builder, reqwest::ClientBuilder::add_root_certificate)
+}
+
+/// Most redirects that are followed to what a site names by a URL.
+const MAX_REDIRECTS: usize = 5;
+
+/// For what a site names by a URL, which is not a cloud's: redirects are followed, but never from
+/// https to plain http.
+pub fn https_stays_https() -> reqwest::redirect::Policy {
+    reqwest::redirect::Policy::custom(|attempt| {
+        let from_https = attempt.previous().iter().any(|url| url.scheme() == "https");
+        if attempt.previous().len() > MAX_REDIRECTS {
+            attempt.error("too many redirects")
+        } else if from_https && attempt.url().scheme() != "https" {
+            attempt.error("refused to follow a redirect from https to plain http")
+        } else {
+            attempt.follow()
+        }
+    })
 }
 
 /// Whether an address leads back to this host, where no proxy could ever reach it.
@@ -255,18 +279,49 @@ impl Wire {
 #[async_trait]
 impl Carrier for Wire {
     async fn carry(&self, request: &Request) -> Result<Carried, Failure> {
-        let mut builder = self
-            .client
-            .request(request.method.clone(), request.url.clone())
-            .header(ACCEPT, "application/json");
-        if let Some(token) = &request.token {
-            builder = builder.header(AUTH_TOKEN, token);
-        }
+        let mut builder = self.begin(request);
         if let Some(body) = &request.body {
             builder = builder
                 .header(CONTENT_TYPE, "application/json")
                 .body(body.clone());
         }
+        self.finish(request, builder).await
+    }
+
+    async fn carry_file(&self, request: &Request, file: &FileBody) -> Result<Carried, Failure> {
+        let builder = self
+            .begin(request)
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .body(reqwest::Body::wrap(file.stream()))
+            .timeout(LONGEST_UPLOAD);
+        let sending = self.finish(request, builder);
+        tokio::select! {
+            outcome = sending => outcome,
+            why = file.stall(self.times) => Err(failure(request, FailureKind::TimedOut, why)),
+        }
+    }
+}
+
+/// Whatever the watch over a file that moves says.
+const LONGEST_UPLOAD: Duration = Duration::from_secs(7 * 86_400);
+
+impl Wire {
+    fn begin(&self, request: &Request) -> reqwest::RequestBuilder {
+        let builder = self
+            .client
+            .request(request.method.clone(), request.url.clone())
+            .header(ACCEPT, "application/json");
+        match &request.token {
+            Some(token) => builder.header(AUTH_TOKEN, token),
+            None => builder,
+        }
+    }
+
+    async fn finish(
+        &self,
+        request: &Request,
+        builder: reqwest::RequestBuilder,
+    ) -> Result<Carried, Failure> {
         let mut response = builder
             .send()
             .await

@@ -1,10 +1,14 @@
 //! Images: from what the configuration says, an identifier or a name, to the identifier that Nova
 //! wants.
 
+use std::collections::HashSet;
+
 use http::Method;
+use serde::de::DeserializeOwned;
 use url::form_urlencoded;
 
 use super::document;
+use super::list::query_of;
 use super::shared::Shared;
 use super::wire::{Image, ImagePage};
 use super::{OpenStack, Reply, Target, Trouble};
@@ -15,6 +19,12 @@ use crate::model::{Seconds, Timestamp};
 /// How long an answer is believed. A site gives a name to a new image without telling us; and a
 /// batch of creations should ask once.
 const KEPT: Seconds = Seconds::new(600);
+
+/// What is asked for on one page, which Glance takes as its limit when that is lower.
+const PAGE: &str = "100";
+/// The most pages of a list, and the most images on them.
+const MAX_PAGES: usize = 1000;
+const MAX_IMAGES: usize = 100_000;
 
 /// What has been looked up: configured text to identifier, and when.
 pub(super) type Images = Shared<(String, Timestamp)>;
@@ -57,33 +67,31 @@ impl OpenStack {
     }
 
     async fn image_by_name(&self, name: &str) -> Result<String, CloudError> {
-        let query = form_urlencoded::Serializer::new(String::new())
-            .append_pair("name", name)
-            .append_pair("limit", "100")
-            .finish();
-        let target = Target::image(&["images"]).query(Some(query));
-        let answer = self.read(&target).await?;
-        let page: ImagePage = document::read(&answer)?;
         // Glance reads some names as operators ("in:a,b"), so that the answer is checked.
-        let named = page
-            .images
-            .0
-            .into_iter()
-            .filter(|image| image.name.as_deref() == Some(name))
-            .filter(|image| document::is_identifier(&image.id));
-        let error =
-            |kind, message: String| CloudError::new(kind, answer.operation.clone(), message);
-        let (active, other): (Vec<Image>, Vec<Image>) = named.partition(is_active);
-        match (active.as_slice(), page.next) {
-            ([image], None) => Ok(image.id.clone()),
-            ([], None) => match other.into_iter().next() {
+        let query = vec![("name", name.to_owned())];
+        let named = self
+            .list_images(query, |image: &Image| {
+                image.name.as_deref() == Some(name) && document::is_identifier(&image.id)
+            })
+            .await?;
+        let error = |kind, message: String| {
+            let operation = format!("find the image {name:?} of space {}", self.space);
+            CloudError::new(kind, operation, message)
+        };
+        let (mut active, other): (Vec<Image>, Vec<Image>) = named.into_iter().partition(is_active);
+        // What moved from one page to the next while we read came twice.
+        active.sort_by(|a, b| a.id.cmp(&b.id));
+        active.dedup_by(|a, b| a.id == b.id);
+        match active.as_slice() {
+            [image] => Ok(image.id.clone()),
+            [] => match other.into_iter().next() {
                 Some(image) => usable(image, name),
                 None => Err(error(
                     CloudErrorKind::NotFound,
                     format!("there is no image with the identifier or name {name:?}"),
                 )),
             },
-            (several, _) => {
+            several => {
                 let ids: Vec<&str> = several.iter().map(|i| i.id.as_str()).take(5).collect();
                 Err(error(
                     CloudErrorKind::Rejected,
@@ -93,6 +101,37 @@ impl OpenStack {
                     ),
                 ))
             }
+        }
+    }
+
+    /// The images of all pages of a list that are `wanted`.
+    pub(super) async fn list_images<T: DeserializeOwned>(
+        &self,
+        query: Vec<(&'static str, String)>,
+        wanted: impl Fn(&T) -> bool,
+    ) -> Result<Vec<T>, CloudError> {
+        let mut query = Some(
+            form_urlencoded::Serializer::new(String::new())
+                .extend_pairs(query)
+                .append_pair("limit", PAGE)
+                .finish(),
+        );
+        let mut seen = HashSet::new();
+        let (mut found, mut images) = (Vec::new(), 0);
+        loop {
+            let target = Target::image(&["images"]).query(query.clone());
+            let answer = self.read(&target).await?;
+            let page: ImagePage<T> = document::read(&answer)?;
+            let next = page.next.as_deref().map(query_of);
+            images += page.images.0.len();
+            found.extend(page.images.0.into_iter().filter(&wanted));
+            seen.insert(query);
+            let Some(next) = next else { return Ok(found) };
+            if seen.contains(&next) || seen.len() >= MAX_PAGES || images > MAX_IMAGES {
+                let why = format!("its {} pages with {images} images do not end", seen.len());
+                return Err(answer.unreadable(why));
+            }
+            query = next;
         }
     }
 }

@@ -76,6 +76,15 @@ impl OpenStack {
             // Another program of the same owner was faster.
             409 => Ok(()),
             403 | 413 => Err(self.refused(&reply, forbidden_kind(&reply.answer))),
+            // Not every Nova knows every type: those of security tokens are often missing.
+            400 => {
+                let kind = key.line.split(' ').next().unwrap_or_default();
+                let mut error = self.refused(&reply, CloudErrorKind::Rejected);
+                error.message.push_str(&format!(
+                    "; this cloud does not take the root_public_key, which is of the type {kind}"
+                ));
+                Err(error)
+            }
             _ => Err(self.refused(&reply, reply.answer.read_kind())),
         }
     }

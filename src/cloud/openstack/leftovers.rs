@@ -22,7 +22,7 @@ use super::keys;
 use super::list::query_of;
 use super::{OpenStack, Service, Target, Trouble};
 use crate::cloud::{CloudError, CloudErrorKind, Leftovers, NotListed, Removal, Search};
-use crate::model::leftover::{MANAGER_MARK, SPACE_MARK};
+use crate::model::leftover::{IMAGE_MARK, MANAGER_MARK, SPACE_MARK};
 use crate::model::{CloudId, Leftover, LeftoverKind, User};
 
 /// The longest that looking at one kind or one removal may take. The space's machines wait for
@@ -174,9 +174,12 @@ impl Wire for WireImage {
         if !private || going || !search.owner.is_named_in(tags) {
             return None;
         }
+        // One that we upload: who judges knows those that are under way. Somebody else's under our
+        // marks may be under way as well.
+        let is_upload = self.tags.iter().any(|tag| is_image_mark(tag));
         let user = match self.status.as_str() {
             _ if self.protected => Some(User::Other("it is protected".to_owned())),
-            "saving" | "uploading" | "importing" => {
+            "saving" | "uploading" | "importing" if !is_upload => {
                 Some(User::Other(format!("it is {}", self.status)))
             }
             // A queued one with nobody at it is an upload that died.
@@ -189,6 +192,11 @@ impl Wire for WireImage {
             user,
         })
     }
+}
+
+fn is_image_mark(tag: &str) -> bool {
+    tag.split_once('=')
+        .is_some_and(|(key, _)| key == IMAGE_MARK)
 }
 
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! OpenStack: Keystone for tokens, Nova for machines, Glance to find images; Cinder and Neutron only
+//! OpenStack: Keystone for tokens, Nova for machines, Glance to find and keep images; Cinder and Neutron only
 //! for what machines left behind.
 //!
 //! It speaks Nova's default microversion, which every Nova since 2015 (and, for what we use, the
@@ -23,6 +23,7 @@ mod keys;
 mod leftovers;
 mod list;
 mod shared;
+mod upload;
 mod wire;
 
 use std::collections::HashMap;
@@ -38,9 +39,10 @@ use self::auth::{Identity, Session};
 use self::faults::Faults;
 use self::images::Images;
 use self::keys::Keys;
-use super::http::{Answer, Failure, Http, HttpTimes, Request};
+use super::http::{Answer, Failure, FileBody, Http, HttpTimes, Request};
 use super::{
-    Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Leftovers, Outside, Removal, Search,
+    Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, FoundImage, Leftovers, NewImage,
+    Outside, Removal, Search, UploadProgress,
 };
 use crate::clock::Clock;
 use crate::config::OpenStackOptions;
@@ -272,6 +274,31 @@ impl OpenStack {
         Ok(Reply { answer, session })
     }
 
+    /// Sends a file with a token; when the token is refused, once more with a new one.
+    async fn send_file(&self, target: &Target<'_>, file: &FileBody) -> Result<Reply, Trouble> {
+        let mut session = self.identity.session(&self.http).await;
+        let mut renewed = false;
+        loop {
+            let current = session.map_err(Trouble::Before)?;
+            let request = Request {
+                method: Method::PUT,
+                url: target.url(&current).map_err(Trouble::Before)?,
+                token: Some(current.token.clone()),
+                body: None,
+            };
+            let answer = self.http.send_file(&request, file).await;
+            let answer = answer.map_err(Trouble::During)?;
+            if answer.status.as_u16() != 401 || renewed {
+                return Ok(Reply {
+                    answer,
+                    session: current,
+                });
+            }
+            renewed = true;
+            session = self.identity.renew(&current, &self.http).await;
+        }
+    }
+
     /// The error that a bad answer means, without secrets.
     fn refused(&self, reply: &Reply, kind: CloudErrorKind) -> CloudError {
         let secrets = [self.identity.secret(), reply.session.token_text()];
@@ -419,5 +446,20 @@ impl Cloud for OpenStack {
 
     async fn remove(&self, search: &Search, leftover: &Leftover) -> Result<Removal, CloudError> {
         self.remove_leftover(search, leftover).await
+    }
+
+    async fn find_image(&self, image: &NewImage) -> Result<FoundImage, CloudError> {
+        let found = self.in_time("look for the image", self.find_copies(image));
+        found.await.map_err(|error| self.clean(error))
+    }
+
+    async fn upload_image(
+        &self,
+        image: &NewImage,
+        file: &FileBody,
+        progress: &UploadProgress,
+    ) -> Result<CloudId, CloudError> {
+        let uploaded = self.upload(image, file, progress).await;
+        uploaded.map_err(|error| self.clean(error))
     }
 }

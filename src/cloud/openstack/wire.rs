@@ -365,8 +365,9 @@ pub(super) struct Created {
 
 /// One page of `GET /v2/images`.
 #[derive(Debug, Deserialize)]
-pub(super) struct ImagePage {
-    pub images: Few<Image, MAX_ITEMS>,
+#[serde(bound(deserialize = "T: Deserialize<'de>"))]
+pub(super) struct ImagePage<T> {
+    pub images: Few<T, MAX_ITEMS>,
     #[serde(default)]
     pub next: Option<String>,
 }

@@ -16,6 +16,8 @@ pub(super) struct Asked {
     /// `X-Auth-Token`.
     pub token: Option<String>,
     pub body: Bytes,
+    /// The size of a body that is not kept.
+    pub uploaded: Option<u64>,
 }
 
 impl Asked {

@@ -331,6 +331,7 @@ mod tests {
             query: Vec::new(),
             token: None,
             body: Bytes::new(),
+            uploaded: None,
         }
     }
 

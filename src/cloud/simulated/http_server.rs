@@ -151,7 +151,7 @@ impl Front {
         }
         match path.as_slice() {
             ["v2.1", rest @ ..] => compute::answer(region, asked, rest),
-            ["v2", "images", rest @ ..] => images::answer(asked, rest),
+            ["v2", "images", rest @ ..] => images::answer(region, asked, rest),
             ["v3", _, "volumes", rest @ ..] => volumes::answer(region, asked, rest),
             _ => Answer::no_such_resource(),
         }
@@ -173,17 +173,24 @@ impl Front {
 
 async fn read(request: Request<Incoming>) -> Result<Asked, Refusal> {
     let (parts, body) = request.into_parts();
-    let body = Limited::new(body, MAX_BODY).collect().await;
-    let body = body
-        .map_err(|error| Refusal::BadRequest(format!("cannot read the request body: {error}")))?
-        .to_bytes();
     let path = parts.uri.path().split('/').filter(|part| !part.is_empty());
     let path = path.map(|part| percent_decode_str(part).decode_utf8_lossy().into_owned());
+    let path: Vec<String> = path.collect();
+    let unreadable = |error: &dyn std::fmt::Display| {
+        Refusal::BadRequest(format!("cannot read the request body: {error}"))
+    };
+    let (body, uploaded) = if images::is_upload(&parts.method, &path) {
+        let size = measure(body).await.map_err(|error| unreadable(&error))?;
+        (Bytes::new(), Some(size))
+    } else {
+        let body = Limited::new(body, MAX_BODY).collect().await;
+        (body.map_err(|error| unreadable(&error))?.to_bytes(), None)
+    };
     let query = parts.uri.query().unwrap_or_default();
     let token = parts.headers.get("x-auth-token");
     Ok(Asked {
         method: parts.method,
-        path: path.collect(),
+        path,
         query: url::form_urlencoded::parse(query.as_bytes())
             .into_owned()
             .collect(),
@@ -191,7 +198,18 @@ async fn read(request: Request<Incoming>) -> Result<Asked, Refusal> {
             .and_then(|token| token.to_str().ok())
             .map(str::to_owned),
         body,
+        uploaded,
     })
+}
+
+/// Reads a body and keeps nothing of it.
+async fn measure(mut body: Incoming) -> Result<u64, hyper::Error> {
+    let mut size = 0;
+    while let Some(frame) = body.frame().await {
+        let data = frame?.into_data();
+        size += data.map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
+    }
+    Ok(size)
 }
 
 fn response(region: &Region, answer: Answer) -> Response<Bytes> {

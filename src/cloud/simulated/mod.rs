@@ -8,7 +8,7 @@
 //! certificate, and shut themselves down.
 //!
 //! What it offers is fixed: flavors `small`, `medium`, `large` and `xlarge` (1, 2, 4 and 8
-//! processors), images `cernvm3`, `cernvm4` and `vm-raw`, zones `zone-a` and `zone-b`. It keeps its
+//! processors), images `cernvm3`, `cernvm4` and `vm-raw` (and those that are uploaded), zones `zone-a` and `zone-b`. It keeps its
 //! servers in `STATE/simulated/SPACE.json`; a restart of the daemon finds them again and goes on
 //! with them. Nobody outside this host can reach it, and its password is a new one each time.
 //!
@@ -44,9 +44,11 @@ use crate::config::{OpenStackOptions, SimulatedOptions, space::OpenStackCredenti
 use crate::model::{CloudFacts, CloudId, CloudMachine, Leftover, SpaceName};
 use crate::rng::{Purpose, Seed};
 
+use super::http::FileBody;
 use super::openstack::OpenStack;
 use super::{
-    Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Leftovers, Outside, Removal, Search,
+    Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, FoundImage, Leftovers, NewImage,
+    Outside, Removal, Search, UploadProgress,
 };
 
 use faults::{Dice, Faults};
@@ -240,5 +242,18 @@ impl Cloud for Simulated {
 
     async fn remove(&self, search: &Search, leftover: &Leftover) -> Result<Removal, CloudError> {
         self.adapter.remove(search, leftover).await
+    }
+
+    async fn find_image(&self, image: &NewImage) -> Result<FoundImage, CloudError> {
+        self.adapter.find_image(image).await
+    }
+
+    async fn upload_image(
+        &self,
+        image: &NewImage,
+        file: &FileBody,
+        progress: &UploadProgress,
+    ) -> Result<CloudId, CloudError> {
+        self.adapter.upload_image(image, file, progress).await
     }
 }

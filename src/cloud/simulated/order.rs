@@ -95,7 +95,11 @@ impl Order {
 
     /// Everything but the flavor and the quotas. What cannot be found is a bad request, as with
     /// Nova; `has_key` tells which key pairs there are.
-    pub(super) fn check(&self, has_key: impl Fn(&str) -> bool) -> Result<(), Refusal> {
+    pub(super) fn check(
+        &self,
+        has_key: impl Fn(&str) -> bool,
+        has_image: impl Fn(&str) -> bool,
+    ) -> Result<(), Refusal> {
         let bad = |message: &str| Err(Refusal::BadRequest(message.to_owned()));
         let too_long = |text: &str| text.chars().count() > MAX_CHARS;
         if self.name.trim().is_empty() || too_long(&self.name) {
@@ -117,7 +121,7 @@ impl Order {
         for device in &self.block_devices {
             device.check()?;
         }
-        if offer::image(self.source()).is_none() {
+        if !has_image(self.source()) {
             return bad("Can not find requested image");
         }
         if self.key_name.as_deref().is_some_and(|key| !has_key(key)) {
@@ -206,6 +210,7 @@ mod tests {
             ),
         ];
         let image = offer::IMAGES[0].id;
+        let has_image = |id: &str| id == image;
         let order = || -> Order {
             let body = serde_json::json!({"name": "a", "flavorRef": "f",
                 "block_device_mapping_v2": [{"boot_index": 0, "uuid": image, "volume_size": 20,
@@ -213,12 +218,12 @@ mod tests {
                     "delete_on_termination": true}]});
             serde_json::from_value(body).unwrap()
         };
-        assert_eq!(order().check(|_| false), Ok(()));
+        assert_eq!(order().check(|_| false, has_image), Ok(()));
         for (change, message) in cases {
             let mut order = order();
             change(&mut order);
             let refusal = Err(Refusal::BadRequest(message.to_owned()));
-            assert_eq!(order.check(|_| false), refusal);
+            assert_eq!(order.check(|_| false, has_image), refusal);
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::config::SimulatedOptions;
 use crate::model::{Seconds, Timestamp};
 
 use super::faults::{Dice, Fate};
+use super::images::KeptImage;
 use super::offer;
 use super::order::Order;
 
@@ -118,6 +119,8 @@ pub(super) struct Kept {
     pub servers: Vec<Server>,
     #[serde(default)]
     pub keypairs: Vec<Keypair>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<KeptImage>,
 }
 
 /// Quotas and what is used of them.
@@ -183,7 +186,10 @@ impl Project {
         let flavor = offer::flavor(&order.flavor).ok_or_else(|| {
             Refusal::BadRequest(format!("Flavor {} could not be found.", order.flavor))
         })?;
-        order.check(|key| self.keypair(key).is_some())?;
+        let has_image = |id: &str| {
+            offer::image(id).is_some() || self.image(id).is_some_and(|image| image.size.is_some())
+        };
+        order.check(|key| self.keypair(key).is_some(), has_image)?;
         check_quota(self.usage(), flavor.processors)?;
 
         let zone = match order.availability_zone {
@@ -271,6 +277,21 @@ impl Project {
         }
         self.kept.keypairs.push(keypair);
         Ok(())
+    }
+
+    /// An image that somebody has made.
+    pub(super) fn image(&self, id: &str) -> Option<&KeptImage> {
+        self.kept.images.iter().find(|image| image.id == id)
+    }
+
+    /// All of those.
+    pub(super) const fn images(&mut self) -> &mut Vec<KeptImage> {
+        &mut self.kept.images
+    }
+
+    /// An identifier that nothing has.
+    pub(super) fn identifier(&mut self) -> String {
+        uuid(&mut self.rng)
     }
 
     /// False when there is no such key pair.

@@ -11,8 +11,8 @@ use crate::decide::leaks::{
     time_to_look,
 };
 use crate::model::{
-    CloudId, Leftover, LeftoverKind, MachineState, Seconds, Sighting, SpaceSnapshot, Timestamp,
-    User,
+    CloudId, ImageState, Leftover, LeftoverKind, MachineState, Seconds, Sighting, SpaceSnapshot,
+    Timestamp, User,
 };
 
 const HERE: &str = "vcycle-a-aaaaaaaaaa";
@@ -161,6 +161,54 @@ fn what_is_switched_off_is_counted_all_the_same() {
     let second = leaks(&config, &snapshot(), &listed, &first.sightings, at(10_000));
     assert_eq!(second.counts[&LeftoverKind::Port].left, 1);
     assert_eq!(second.removals, []);
+}
+
+#[test]
+fn an_uploaded_image_is_left_over_only_when_the_current_copy_is_known() {
+    let mut config = config();
+    let mut machinetype = testing::machinetype("b", "");
+    machinetype.root_image = ImageSource::File("/disk.img".into());
+    let name = machinetype.name.clone();
+    config.machinetypes.insert(name.clone(), machinetype);
+    let things = ["current", "older", "image-in-use"];
+    let listed = listed(&things.map(|id| thing(LeftoverKind::Image, id, None)));
+    let removals = |config: &SpaceConfig, state: Option<ImageState>| {
+        let mut snapshot = snapshot();
+        snapshot.images = state
+            .map(|state| (name.clone(), state))
+            .into_iter()
+            .collect();
+        let first = leaks(config, &snapshot, &listed, &Sightings::new(), at(0));
+        let second = leaks(config, &snapshot, &listed, &first.sightings, at(10_000));
+        let left = second.counts[&LeftoverKind::Image].left;
+        let ids: Vec<String> = ids(&second).into_iter().map(ToOwned::to_owned).collect();
+        (left, ids)
+    };
+    let id = CloudId::new("current");
+    let ready = ImageState::Ready { id: id.clone() };
+    let uploading = ImageState::Uploading {
+        id: Some(id),
+        sent: 1,
+        total: 2,
+    };
+    let waiting = ImageState::Waiting {
+        why: "no such file".to_owned(),
+    };
+    for unsettled in [None, Some(uploading), Some(waiting)] {
+        assert_eq!(
+            removals(&config, unsettled.clone()),
+            (0, vec![]),
+            "{unsettled:?}"
+        );
+    }
+    assert_eq!(
+        removals(&config, Some(ready.clone())),
+        (1, vec!["older".to_owned()])
+    );
+    let both = vec!["current".to_owned(), "older".to_owned()];
+    assert_eq!(removals(&config, Some(ImageState::Unwanted)), (2, both));
+    config.keep_old_images = true;
+    assert_eq!(removals(&config, Some(ready)), (1, vec![]));
 }
 
 #[test]

@@ -479,7 +479,8 @@ fn why_is_true(
             let named = machinetype.flavor_names.contains(flavor);
             named && NOW < *until && *until <= NOW + EXHAUSTED_FOR
         }
-        Blocked::Unsupported { .. } => !matches!(machinetype.root_image, ImageSource::Cloud(_)),
+        Blocked::Unsupported { .. } => machinetype.cernvm_signing_dn.is_some(),
+        Blocked::Image { .. } => !matches!(machinetype.root_image, ImageSource::Cloud(_)),
         Blocked::Backoff { until } => *until == aborted() + machinetype.backoff && NOW < *until,
         Blocked::Trial { until, young } => {
             let end = aborted() + machinetype.backoff + machinetype.fizzle;
@@ -587,7 +588,7 @@ fn the_generated_worlds_reach_every_bucket_and_rule() {
          Duplicate",
     );
     blocked.expect(
-        "NoTargetShare ShutdownTime SuspectScan NoLimitKnown NoFlavor Exhausted Unsupported Backoff Trial \
+        "NoTargetShare ShutdownTime SuspectScan NoLimitKnown NoFlavor Exhausted Image Backoff Trial \
          Failing MachinetypeMachines MachinetypeProcessors StartingProcessors SpaceMachines \
          SpaceProcessors CycleCap",
     );

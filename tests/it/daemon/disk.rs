@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::factory::{Factory, MachineDir, SPACE, until};
 
 /// A small file system of its own.
-pub struct SmallDisk(PathBuf);
+pub struct SmallDisk(pub PathBuf);
 
 impl SmallDisk {
     /// Mounts it, which takes a root who may; says so when that is not to be had.

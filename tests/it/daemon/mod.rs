@@ -6,7 +6,7 @@ mod clouds;
 mod configuration;
 mod contextualization;
 mod crashes;
-mod disk;
+pub mod disk;
 mod elsewhere;
 pub mod factory;
 mod heartbeats;

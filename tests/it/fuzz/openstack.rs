@@ -14,10 +14,12 @@ use proptest::sample::select;
 use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
 use vcycle::clock::Clock;
-use vcycle::cloud::http::HttpTimes;
+use vcycle::cloud::http::{FileBody, HttpTimes};
 use vcycle::cloud::openstack::OpenStack;
-use vcycle::cloud::{Cloud, CloudError, CloudErrorKind, CreateRequest};
-use vcycle::model::{CloudId, CloudMachine, MachineState, Seconds};
+use vcycle::cloud::{
+    Cloud, CloudError, CloudErrorKind, CreateRequest, ImageFormat, NewImage, UploadProgress,
+};
+use vcycle::model::{CloudId, CloudMachine, FactoryName, MachineState, Owner, Seconds, SpaceName};
 
 use super::json::{Change, Form, form, render, restructure, structure};
 use super::{Cost, cases, fuzz};
@@ -105,6 +107,7 @@ fn asked_for(seen: &Seen) -> (&'static str, u16) {
         ("GET", path) if path.starts_with("/v2.1/os-keypairs/") => ("keypair", 404),
         ("GET", path) if path.starts_with("/v2.1/servers/") => ("server_failed", 200),
         ("GET", "/v2/images") => ("images", 200),
+        ("POST", "/v2/images") => ("image", 201),
         ("GET", path) if path.starts_with("/v2/images/") => ("image", 200),
         _ => ("no_such_server", 404),
     }
@@ -169,6 +172,28 @@ impl World {
         }
     }
 
+    /// An image is looked for and uploaded, whose bytes nobody takes.
+    async fn image(&self) -> [Option<CloudError>; 2] {
+        let image = NewImage {
+            name: "disk".to_owned(),
+            owner: Owner {
+                space: SpaceName::new("space.example.org").unwrap(),
+                manager: FactoryName::new("factory.example.org").unwrap(),
+            },
+            digest: "00".to_owned(),
+            format: ImageFormat::Raw,
+        };
+        let body = FileBody::new(std::fs::File::open("Cargo.toml").unwrap()).unwrap();
+        let progress = UploadProgress::default();
+        [
+            self.cloud.find_image(&image).await.err(),
+            self.cloud
+                .upload_image(&image, &body, &progress)
+                .await
+                .err(),
+        ]
+    }
+
     /// Everything that is asked of a cloud, with this twist.
     fn calls(&self, twist: &Twist) -> Calls {
         self.server.forget();
@@ -185,6 +210,7 @@ impl World {
                 listed: self.cloud.list().await,
                 created: self.cloud.create(&request).await,
                 deleted: self.cloud.delete(&CloudId::new("x")).await.err(),
+                image: self.image().await,
                 took: Duration::ZERO,
             }
         });
@@ -218,6 +244,7 @@ struct Calls {
     listed: Result<Vec<CloudMachine>, CloudError>,
     created: Result<CloudId, CloudError>,
     deleted: Option<CloudError>,
+    image: [Option<CloudError>; 2],
     took: Duration,
 }
 
@@ -225,6 +252,8 @@ impl Calls {
     fn check(&self, twist: &Twist, base: &str) -> Result<(), TestCaseError> {
         prop_assert!(self.took < Duration::from_secs(10), "took {:?}", self.took);
         let errors = [
+            self.image[0].as_ref(),
+            self.image[1].as_ref(),
             self.facts.as_ref(),
             self.listed.as_ref().err(),
             self.created.as_ref().err(),

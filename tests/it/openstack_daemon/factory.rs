@@ -127,7 +127,7 @@ impl Factory {
         factory
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -256,6 +256,24 @@ impl Factory {
             let _ended_already = daemon.kill();
             daemon.wait().unwrap();
         }
+    }
+
+    /// Asks the daemon to end, and waits until it has.
+    pub fn stop(&self) {
+        if let Some(mut daemon) = self.daemon().take() {
+            let pid = rustix::process::Pid::from_child(&daemon);
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+            assert!(daemon.wait().unwrap().success());
+        }
+    }
+
+    /// The most memory that the daemon has had at once, in kB.
+    pub fn memory(&self) -> u64 {
+        let id = self.daemon().as_ref().unwrap().id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let figure = line.unwrap().split_whitespace().next();
+        figure.unwrap().parse().unwrap()
     }
 
     fn ended(&self) -> Option<ExitStatus> {
