@@ -144,6 +144,7 @@ fn machine(number: usize) -> Machine {
             started: Some(started),
             updated: None,
             stopped: None,
+            clock_set_back: None,
             finished: None,
             deleted: None,
             ended: None,

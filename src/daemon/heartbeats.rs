@@ -23,21 +23,21 @@ impl Pass<'_> {
         }
         let wanted = heartbeats.lists();
         let (store, space) = (self.common.store.clone(), self.config.name.clone());
-        let mut lists = std::mem::take(self.lists);
+        let mut lists = std::mem::take(&mut self.known.lists);
         let writing = blocking::run(move || {
             let published = lists.publish(&store, &space, wanted);
             (lists, published)
         });
         let (lists, published) = writing.await;
-        *self.lists = lists;
+        self.known.lists = lists;
         match published {
             Ok(()) => {
-                if self.repeats.is_over(SUBJECT).is_some() {
+                if self.known.repeats.is_over(SUBJECT).is_some() {
                     info!("heartbeat lists can be written again");
                 }
             }
             Err(problem) => {
-                if self.repeats.is_news(SUBJECT, &problem.to_string()) {
+                if self.known.repeats.is_news(SUBJECT, &problem.to_string()) {
                     error!("{problem}; the heartbeat list stays as it was until the next cycle");
                 }
             }

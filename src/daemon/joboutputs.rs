@@ -51,20 +51,20 @@ impl Keeper {
 impl Pass<'_> {
     /// Takes over what has been copied since the pass before.
     pub(super) fn collect_joboutputs(&mut self) {
-        let outcomes = self.keeper.collect();
+        let outcomes = self.known.keeper.collect();
         self.recorder().kept_joboutputs(&outcomes);
     }
 
     /// Begins to copy what machines have left, unless that is under way for others.
     pub(super) fn keep_joboutputs(&mut self, wanted: Vec<Wanted>) {
-        if wanted.is_empty() || !self.keeper.job.is_empty() {
+        if wanted.is_empty() || !self.known.keeper.job.is_empty() {
             return;
         }
         let store = Arc::clone(&self.common.store);
         let config = Arc::clone(&self.config);
         let (clock, stop) = (self.common.clock.clone(), self.common.stop.clone());
         let work = move || copy_all(&store, &config, wanted, &clock, &stop);
-        self.keeper.job.spawn(blocking::run(work));
+        self.known.keeper.job.spawn(blocking::run(work));
     }
 }
 

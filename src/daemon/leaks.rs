@@ -62,7 +62,7 @@ impl Pass<'_> {
     /// Looks for leftovers when it is time to, and removes those that have been seen twice.
     pub(super) async fn look_for_leaks(&mut self, snapshot: &SpaceSnapshot, actor: &Actor) {
         let now = self.common.clock.now();
-        if !leaks::time_to_look(snapshot, self.leaks.looked, now) {
+        if !leaks::time_to_look(snapshot, self.known.leaks.looked, now) {
             return;
         }
         let (cloud, config) = (self.cloud.as_ref(), self.config.as_ref());
@@ -72,13 +72,24 @@ impl Pass<'_> {
             () = self.common.stop.cancelled() => return,
             found = finding => found,
         };
-        let memory = &mut *self.leaks;
+        let memory = &mut self.known.leaks;
         memory.looked = Some(now);
         let mut leaks = leaks::leaks(config, snapshot, &listed(&found), &memory.sightings, now);
         let status = &mut memory.status;
-        status.note_look(&found, &leaks, &memory.sightings, self.repeats, now);
+        status.note_look(
+            &found,
+            &leaks,
+            &memory.sightings,
+            &mut self.known.repeats,
+            now,
+        );
         let outcomes = act::remove_all(actor, &search, std::mem::take(&mut leaks.removals)).await;
-        status.note_removals(&outcomes, &mut leaks.sightings, self.repeats, now);
+        status.note_removals(
+            &outcomes,
+            &mut leaks.sightings,
+            &mut self.known.repeats,
+            now,
+        );
         memory.sightings = leaks.sightings;
     }
 }

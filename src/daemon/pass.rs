@@ -1,18 +1,16 @@
 //! One pass over one space: observe, decide, act, record (SPEC 3).
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tracing::{debug, error};
 
-use super::Common;
-use super::https::Hearing;
 use super::joboutputs::{self, Keeper};
 use super::leaks::LeakMemory;
 use super::shutdown;
-use super::vacmon::{self, VacMonMemory};
-use crate::act::{self, Actor, CreateError, CreateOutcome, userdata::Templates};
+use super::vacmon::VacMonMemory;
+use super::{Common, Tick};
+use crate::act::{self, Actor, CreateError, CreateOutcome};
 use crate::blocking;
 use crate::cloud::{Cloud, CloudError, CloudErrorKind};
 use crate::config::SpaceConfig;
@@ -51,24 +49,32 @@ impl PassError {
     }
 }
 
+/// What a space's task knows from pass to pass. All of it but the joboutputs that are being copied
+/// can be found again from the files and the cloud.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Its machines, and what the scans before have shown.
+    pub memory: Memory,
+    /// Trouble that has been told.
+    pub repeats: Repeats,
+    pub totals: Totals,
+    pub leaks: LeakMemory,
+    pub vacmon: VacMonMemory,
+    /// Joboutputs that are being copied.
+    pub keeper: Keeper,
+    /// The servers that machines write to in place of ours.
+    pub remotes: Remotes,
+    pub lists: HeartbeatLists,
+    pub images: images::Keeper,
+}
+
 /// Everything that one pass needs.
 pub(super) struct Pass<'a> {
     pub common: &'a Common,
+    pub tick: &'a Tick,
     pub config: Arc<SpaceConfig>,
     pub cloud: Arc<dyn Cloud>,
-    pub templates: Templates,
-    pub cache: images::Cache,
-    pub ca_path: PathBuf,
-    pub images: &'a mut images::Keeper,
-    pub hearing: Hearing,
-    pub memory: &'a mut Memory,
-    pub repeats: &'a mut Repeats,
-    pub totals: &'a mut Totals,
-    pub leaks: &'a mut LeakMemory,
-    pub vacmon: &'a mut VacMonMemory,
-    pub keeper: &'a mut Keeper,
-    pub remotes: &'a mut Remotes,
-    pub lists: &'a mut HeartbeatLists,
+    pub known: &'a mut Known,
 }
 
 /// Whether a machine was refused in a way that a lost image would be.
@@ -109,30 +115,40 @@ pub async fn observe_once(
 
 impl Pass<'_> {
     pub async fn run(mut self, seed: Seed) -> Result<Report, PassError> {
-        let common = self.common;
         self.collect_joboutputs();
         // What was seen is at least as old as this: a listing with repeats takes minutes.
-        let scanned = common.clock.now();
-        self.images.tend(&images::Scene {
+        let scanned = self.common.clock.now();
+        let (snapshot, unread) = self.observe().await?;
+        let now = self.common.clock.now();
+        let mut plan = self.decide(&snapshot, &unread, now, seed);
+        let failed = self.record(&snapshot, &mut plan, (scanned, now)).await?;
+        let heartbeats = decide::heartbeats(&self.config, &snapshot, &plan.deletes, now);
+        self.publish_heartbeats(&heartbeats, &snapshot).await;
+        let actor = self.actor(heartbeats, &snapshot);
+        let report = self.carry_out(&actor, plan, &failed).await;
+        self.look_for_leaks(&snapshot, &actor).await;
+        Ok(report)
+    }
+
+    /// Looks at everything that is decided from. Ends at once when the daemon is to stop.
+    async fn observe(&mut self) -> Result<(SpaceSnapshot, Vec<Unread>), PassError> {
+        let common = self.common;
+        self.known.images.tend(&images::Scene {
             config: &self.config,
             cloud: &self.cloud,
             factory: &common.factory,
             layout: common.store.layout(),
-            cache: &self.cache,
-            ca_path: &self.ca_path,
+            cache: &self.tick.cache,
+            ca_path: &self.tick.config.server.ca_path,
             clock: &common.clock,
             stop: &common.stop,
         });
-        let observed = observe_once(
-            self.cloud.as_ref(),
-            &self.config,
-            &common.factory,
-            &common.store,
-            self.memory,
-        );
         let observed = async {
-            let observed = observed.await?;
-            self.images.first_look().await;
+            let (cloud, factory) = (self.cloud.as_ref(), &common.factory);
+            let memory = &self.known.memory;
+            let observed =
+                observe_once(cloud, &self.config, factory, &common.store, memory).await?;
+            self.known.images.first_look().await;
             Ok::<_, CloudError>(observed)
         };
         let (mut snapshot, mut unread) = tokio::select! {
@@ -140,13 +156,23 @@ impl Pass<'_> {
             () = common.stop.cancelled() => return Err(PassError::Stopping),
             observed = observed => observed?,
         };
-        snapshot.images = self.images.states(&self.config);
-        self.hearing.apply(&mut snapshot);
+        snapshot.images = self.known.images.states(&self.config);
+        self.tick.hearing.apply(&mut snapshot);
         unread.extend(self.ask_remotes(&mut snapshot).await?);
-        let now = common.clock.now();
+        Ok((snapshot, unread))
+    }
+
+    /// What is to be done, but for what rests on files that could not be read.
+    fn decide(
+        &mut self,
+        snapshot: &SpaceSnapshot,
+        unread: &[Unread],
+        now: Timestamp,
+        seed: Seed,
+    ) -> Plan {
         self.recorder().look_for_room();
-        self.report_unread(&unread);
-        let mut plan = decide::decide(&self.config, &snapshot, now, seed);
+        self.report_unread(unread);
+        let mut plan = decide::decide(&self.config, snapshot, now, seed);
         debug!(
             seed = seed.0,
             bookkeeping = plan.bookkeeping.len(),
@@ -154,31 +180,38 @@ impl Pass<'_> {
             creates = plan.creates.len(),
             "decided"
         );
-        record::hold_back(&mut plan, &unread);
+        record::hold_back(&mut plan, unread);
         self.report_blocked(&plan);
-        shutdown::note_empty(&self.config, &plan.report, now, self.repeats);
+        shutdown::note_empty(&self.config, &plan.report, now, &mut self.known.repeats);
+        plan
+    }
+
+    /// Writes down what the scan has shown, and tells those who have to be told of it: before
+    /// anything is changed on the cloud. Returns the machines of which not all could be written.
+    async fn record(
+        &mut self,
+        snapshot: &SpaceSnapshot,
+        plan: &mut Plan,
+        (scanned, now): (Timestamp, Timestamp),
+    ) -> Result<BTreeSet<MachineName>, PassError> {
         let mut to_keep = joboutputs::wanted(&plan.bookkeeping);
-        let finishes = self.finishes(&plan);
+        let mut finishes = self.finishes(plan);
         let failed = self
             .write_down(std::mem::take(&mut plan.bookkeeping), now)
             .await;
-        let finished = vacmon::written(&finishes, &failed);
-        self.tell_vacmon(&snapshot, &plan.report, &finished, now)
+        finishes.retain(|finish| !failed.contains(&finish.machine));
+        self.tell_vacmon(snapshot, &plan.report, &finishes, now)
             .await;
         to_keep.retain(|(machine, _)| !failed.contains(machine));
         self.keep_joboutputs(to_keep);
-        self.memory.note_scan(&snapshot, scanned);
+        self.known.memory.note_scan(snapshot, scanned);
         // Only now, and only when all that the scan has shown is on disk: after a crash the end of
         // a machine is dated by this time, and a scan that has seen it ended must not move it.
         if failed.is_empty() {
-            common.store.set_last_scan(&self.config.name, scanned)?;
+            let store = &self.common.store;
+            store.set_last_scan(&self.config.name, scanned)?;
         }
-        let heartbeats = decide::heartbeats(&self.config, &snapshot, &plan.deletes, now);
-        self.publish_heartbeats(&heartbeats, &snapshot).await;
-        let actor = self.actor(heartbeats, &snapshot);
-        let report = self.carry_out(&actor, plan, &failed).await?;
-        self.look_for_leaks(&snapshot, &actor).await;
-        Ok(report)
+        Ok(failed)
     }
 
     /// The ends of machines in a plan, for those who have to be told of them.
@@ -216,9 +249,9 @@ impl Pass<'_> {
         let config = Arc::clone(&self.config);
         let store = Arc::clone(&self.common.store);
         let factory = self.common.factory.clone();
-        let mut memory = std::mem::take(self.memory);
-        let mut repeats = std::mem::take(self.repeats);
-        let mut totals = *self.totals;
+        let mut memory = std::mem::take(&mut self.known.memory);
+        let mut repeats = std::mem::take(&mut self.known.repeats);
+        let mut totals = self.known.totals;
         let span = tracing::Span::current();
         let writing = blocking::run(move || {
             let _in_the_pass = span.enter();
@@ -234,7 +267,7 @@ impl Pass<'_> {
             (failed, memory, repeats, totals)
         });
         let (failed, memory, repeats, totals) = writing.await;
-        (*self.memory, *self.repeats, *self.totals) = (memory, repeats, totals);
+        (self.known.memory, self.known.repeats, self.known.totals) = (memory, repeats, totals);
         failed
     }
 
@@ -243,7 +276,7 @@ impl Pass<'_> {
         actor: &Actor,
         plan: Plan,
         failed: &BTreeSet<MachineName>,
-    ) -> Result<Report, PassError> {
+    ) -> Report {
         let Plan {
             deletes,
             creates,
@@ -258,12 +291,12 @@ impl Pass<'_> {
         if !self.recorder().has_no_room() {
             let created = act::create_all(actor, creates).await;
             for outcome in created.iter().filter(|outcome| may_lack_image(outcome)) {
-                self.images.doubt(&self.config, &outcome.machinetype);
+                self.known.images.doubt(&self.config, &outcome.machinetype);
             }
             let now = self.common.clock.now();
             self.recorder().creates(created, now);
         }
-        Ok(report)
+        report
     }
 
     fn actor(&self, heartbeats: Heartbeats, snapshot: &SpaceSnapshot) -> Actor {
@@ -274,7 +307,7 @@ impl Pass<'_> {
             store: Arc::clone(&self.common.store),
             factory: self.common.factory.clone(),
             clock: self.common.clock.clone(),
-            templates: self.templates.clone(),
+            templates: self.tick.templates.clone(),
             heartbeats: Arc::new(heartbeats),
             stop: self.common.stop.clone(),
         }
@@ -285,20 +318,20 @@ impl Pass<'_> {
             config: &self.config,
             store: &self.common.store,
             factory: &self.common.factory,
-            memory: self.memory,
-            repeats: self.repeats,
-            totals: self.totals,
+            memory: &mut self.known.memory,
+            repeats: &mut self.known.repeats,
+            totals: &mut self.known.totals,
         }
     }
 
     fn report_unread(&mut self, unread: &[Unread]) {
         const SUBJECT: &str = "heartbeats and messages";
         let Some(first) = unread.first() else {
-            self.repeats.is_over(SUBJECT);
+            self.known.repeats.is_over(SUBJECT);
             return;
         };
         let text = first.to_string();
-        if self.repeats.is_news(SUBJECT, &text) {
+        if self.known.repeats.is_news(SUBJECT, &text) {
             error!(
                 "{text} ({} such problem(s)); these machines are not judged by their heartbeats, and their ends are not written down, until that can be read",
                 unread.len()
@@ -319,7 +352,7 @@ impl Pass<'_> {
                     | Blocked::Unsupported { .. }
             );
             if !must_act {
-                self.repeats.is_over(&subject);
+                self.known.repeats.is_over(&subject);
                 continue;
             }
             let text = match &report.stopped_by {
@@ -329,7 +362,7 @@ impl Pass<'_> {
                 }
                 other => other.to_string(),
             };
-            if self.repeats.is_news(&subject, &text) {
+            if self.known.repeats.is_news(&subject, &text) {
                 error!(%machinetype, "nothing is created: {text}");
             }
         }
@@ -342,12 +375,14 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::act::userdata::Templates;
     use crate::clock::Clock;
     use crate::cloud::http::Network;
     use crate::cloud::{CreateRequest, Deletion};
     use crate::cloud::{Leftovers, Removal, Search};
     use crate::config::{self, Config};
     use crate::daemon::Board;
+    use crate::daemon::https::Hearing;
     use crate::model::{CloudFacts, CloudId, CloudMachine, Leftover, Seconds};
     use crate::rng::Seeds;
 
@@ -420,27 +455,22 @@ mod tests {
             seeds: Seeds::default(),
             network: Network::default(),
         };
-        let mut memory = Memory::default();
-        let pass = Pass {
-            common: &common,
-            config: Arc::clone(&space),
-            cloud: Arc::new(Slow(clock)),
+        let mut known = Known::default();
+        let tick = Tick {
+            config: Arc::new(config),
             templates: Templates::new(dir.path()),
             cache: images::Cache::new(dir.path()),
-            ca_path: dir.path().to_owned(),
-            images: &mut images::Keeper::default(),
             hearing: Hearing::Elsewhere,
-            memory: &mut memory,
-            leaks: &mut LeakMemory::default(),
-            vacmon: &mut VacMonMemory::default(),
-            keeper: &mut Keeper::default(),
-            remotes: &mut Remotes::default(),
-            lists: &mut HeartbeatLists::default(),
-            repeats: &mut Repeats::default(),
-            totals: &mut Totals::default(),
+        };
+        let pass = Pass {
+            common: &common,
+            tick: &tick,
+            config: Arc::clone(&space),
+            cloud: Arc::new(Slow(clock)),
+            known: &mut known,
         };
         pass.run(Seed(1)).await.unwrap();
-        assert_eq!(memory.previous_scan, Some(began));
+        assert_eq!(known.memory.previous_scan, Some(began));
         assert_eq!(common.store.last_scan(&space.name).unwrap(), Some(began));
     }
 }

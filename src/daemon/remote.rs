@@ -25,13 +25,13 @@ impl Pass<'_> {
     ) -> Result<Vec<Unread>, PassError> {
         const SUBJECT: &str = "when remote servers answered";
         if !Remotes::are_used(&self.config) {
-            *self.remotes = Remotes::default();
+            self.known.remotes = Remotes::default();
             return Ok(Vec::new());
         }
         let common = self.common;
         let mut trouble = None;
         let mut on_file = BTreeMap::new();
-        if self.remotes.are_new() {
+        if self.known.remotes.are_new() {
             match last_answers(&common.store, &self.config) {
                 Ok(known) => on_file = known,
                 Err(problem) => trouble = Some(problem),
@@ -47,15 +47,15 @@ impl Pass<'_> {
         let found = tokio::select! {
             biased;
             () = common.stop.cancelled() => return Err(PassError::Stopping),
-            found = self.remotes.ask(&asking, snapshot) => found,
+            found = self.known.remotes.ask(&asking, snapshot) => found,
         };
         let Found { messages, servers } = found;
         let unread = self.take_messages(messages).await;
         trouble = trouble.or(self.note_answers(&servers).err());
         match trouble {
-            None => drop(self.repeats.is_over(SUBJECT)),
+            None => drop(self.known.repeats.is_over(SUBJECT)),
             Some(problem) => {
-                if self.repeats.is_news(SUBJECT, &problem.to_string()) {
+                if self.known.repeats.is_news(SUBJECT, &problem.to_string()) {
                     error!(
                         "{problem}; after a restart, the time that a remote server has not answered counts anew"
                     );
@@ -96,12 +96,12 @@ impl Pass<'_> {
         for (machinetype, heard) in servers {
             let subject = format!("remote joboutputs of {machinetype}");
             let Some((machine, trouble)) = &heard.trouble else {
-                if let Some(count) = self.repeats.is_over(&subject) {
+                if let Some(count) = self.known.repeats.is_over(&subject) {
                     info!(%machinetype, "the remote server answers as it should again, after {count} cycle(s)");
                 }
                 continue;
             };
-            if self.repeats.is_news(&subject, trouble.text()) {
+            if self.known.repeats.is_news(&subject, trouble.text()) {
                 error!(
                     %machinetype, %machine,
                     "remote_joboutputs_url: {}; {}", trouble.text(), consequence(trouble)

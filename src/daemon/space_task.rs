@@ -6,23 +6,16 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, debug, error, info};
 
-use super::joboutputs::Keeper;
-use super::leaks::LeakMemory;
-use super::pass::{Pass, PassError};
+use super::pass::{Known, Pass, PassError};
 use super::shutdown;
 use super::status::SpaceStatus;
-use super::vacmon::VacMonMemory;
 use super::{Common, Tick};
 use crate::blocking;
 use crate::cloud::{self, Cloud, CloudError, Outside};
 use crate::config::{Api, SpaceConfig};
-use crate::images;
 use crate::model::{MachineFiles, SpaceName};
 use crate::observe::Memory;
-use crate::record::{HeartbeatLists, Totals};
-use crate::remote::Remotes;
 use crate::rng::Seed;
-use crate::telemetry::Repeats;
 
 /// What [`Repeats`] calls what ends passes.
 const CLOUD: &str = "the cloud";
@@ -48,18 +41,13 @@ pub(super) async fn run(
         mut found,
     } = told;
     let mut task = SpaceTask {
-        memory: Memory::of(files),
+        known: Known {
+            memory: Memory::of(files),
+            ..Known::default()
+        },
         common,
         space,
         connection: None,
-        repeats: Repeats::default(),
-        totals: Totals::default(),
-        leaks: LeakMemory::default(),
-        vacmon: VacMonMemory::default(),
-        keeper: Keeper::default(),
-        remotes: Remotes::default(),
-        lists: HeartbeatLists::default(),
-        images: images::Keeper::default(),
         status: SpaceStatus::default(),
     };
     loop {
@@ -81,22 +69,17 @@ pub(super) async fn run(
     // What is sent from now on fails, and so is known not to have come.
     found.close();
     task.take_up(&mut found);
-    (task.space, task.memory.machines.into_values().collect())
+    (
+        task.space,
+        task.known.memory.machines.into_values().collect(),
+    )
 }
 
 struct SpaceTask {
     common: Common,
     space: SpaceName,
-    memory: Memory,
+    known: Known,
     connection: Option<Connection>,
-    repeats: Repeats,
-    totals: Totals,
-    leaks: LeakMemory,
-    vacmon: VacMonMemory,
-    keeper: Keeper,
-    remotes: Remotes,
-    lists: HeartbeatLists,
-    images: images::Keeper,
     status: SpaceStatus,
 }
 
@@ -114,9 +97,9 @@ impl SpaceTask {
         while let Ok(files) = found.try_recv() {
             let machine = &files.name;
             let there = self.common.store.layout().machine(machine).is_dir();
-            if there && !self.memory.machines.contains_key(machine) {
+            if there && !self.known.memory.machines.contains_key(machine) {
                 info!(space = %self.space, %machine, "its directory can be read again");
-                self.memory.take_up(files);
+                self.known.memory.take_up(files);
             }
         }
     }
@@ -129,12 +112,12 @@ impl SpaceTask {
         match result {
             Ok(report) => {
                 self.status.error = None;
-                self.status.last_scan = self.memory.previous_scan;
+                self.status.last_scan = self.known.memory.previous_scan;
                 self.status.report = report;
-                if let Some(count) = self.repeats.is_over(CLOUD) {
+                if let Some(count) = self.known.repeats.is_over(CLOUD) {
                     info!("the cloud can be reached again, after {count} cycle(s)");
                 }
-                if let Some(count) = self.repeats.is_over(DISK) {
+                if let Some(count) = self.known.repeats.is_over(DISK) {
                     info!("the state directory can be used again, after {count} cycle(s)");
                 }
             }
@@ -145,7 +128,7 @@ impl SpaceTask {
                     PassError::State(_) => DISK,
                     PassError::Cloud(_) | PassError::Stopping => CLOUD,
                 };
-                if self.repeats.is_news(subject, &problem.trouble()) {
+                if self.known.repeats.is_news(subject, &problem.trouble()) {
                     error!(
                         "{text}; nothing is created or destroyed, and the next cycle tries again"
                     );
@@ -155,9 +138,9 @@ impl SpaceTask {
                 self.status.error = Some(text);
             }
         }
-        self.status.totals = self.totals;
-        self.status.leaks = self.leaks.status.clone();
-        self.status.images = self.images.states(&config);
+        self.status.totals = self.known.totals;
+        self.status.leaks = self.known.leaks.status.clone();
+        self.status.images = self.known.images.states(&config);
         self.common.board.put(&self.space, self.status.clone());
     }
 
@@ -170,28 +153,17 @@ impl SpaceTask {
         // One that is there and cannot be read may ask for the end of everything, or have been
         // meant to: until it can be read nothing is created or destroyed.
         config.ordered_shutdown = self.common.store.ordered_shutdown(&config.name)?;
-        shutdown::announce(&config, self.common.clock.now(), &mut self.repeats);
+        shutdown::announce(&config, self.common.clock.now(), &mut self.known.repeats);
         let config = Arc::new(config);
-        self.memory.recall(&self.common.store, &config)?;
+        self.known.memory.recall(&self.common.store, &config)?;
         let cloud = self.connect(tick, &config).await?;
-        self.remotes.trust(&tick.config.server.ca_path);
+        self.known.remotes.trust(&tick.config.server.ca_path);
         let pass = Pass {
             common: &self.common,
+            tick,
             config,
             cloud,
-            templates: tick.templates.clone(),
-            cache: tick.cache.clone(),
-            ca_path: tick.config.server.ca_path.clone(),
-            images: &mut self.images,
-            hearing: tick.hearing,
-            memory: &mut self.memory,
-            repeats: &mut self.repeats,
-            totals: &mut self.totals,
-            leaks: &mut self.leaks,
-            vacmon: &mut self.vacmon,
-            keeper: &mut self.keeper,
-            remotes: &mut self.remotes,
-            lists: &mut self.lists,
+            known: &mut self.known,
         };
         pass.run(seed).await
     }

@@ -5,7 +5,7 @@
 //! the last scan, and tells of it then: its first pass tells of all such machines. A machine's end
 //! is thus told at least once, and around a restart perhaps twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -49,15 +49,15 @@ impl Pass<'_> {
             return;
         }
         let mut ended = finished_now(snapshot, finished);
-        if !self.vacmon.caught_up {
-            self.vacmon.caught_up = true;
+        if !self.known.vacmon.caught_up {
+            self.known.vacmon.caught_up = true;
             if let Some(since) = snapshot.previous_scan {
                 ended.extend(message::ended_since(snapshot, since));
             }
             // Of each kind the last end is looked up too, for the status of its machinetype.
-            self.vacmon.last = last_ends(snapshot);
+            self.known.vacmon.last = last_ends(snapshot);
         }
-        let last = std::mem::take(&mut self.vacmon.last);
+        let last = std::mem::take(&mut self.known.vacmon.last);
         let store = Arc::clone(&self.common.store);
         let of_config = Arc::clone(&config);
         let (host, mut ended, mut last) = blocking::run(move || {
@@ -80,13 +80,13 @@ impl Pass<'_> {
             };
             last.insert(one.files.machinetype.clone(), end);
         }
-        self.vacmon.last = last;
+        self.known.vacmon.last = last;
         let about = About {
             config: &config,
             factory: &self.common.factory,
             now,
         };
-        let heard = match self.hearing {
+        let heard = match self.tick.hearing {
             Hearing::Since(_) => Some(now),
             Hearing::Elsewhere | Hearing::Deaf => None,
         };
@@ -97,22 +97,23 @@ impl Pass<'_> {
             &about, numbers, facts, &host, heard,
         )];
         messages.extend(tally.machinetypes.iter().map(|(name, running)| {
-            let last = self.vacmon.last.get(name);
+            let last = self.known.vacmon.last.get(name);
             message::machinetype_status(&about, name, running, facts, last)
         }));
         messages.extend(ended.iter().map(|one| message::machine_status(&about, one)));
         let all = messages.len();
         let messages: Vec<Bytes> = messages.into_iter().flatten().map(Bytes::from).collect();
         self.report_too_long(all - messages.len());
-        self.vacmon
+        self.known
+            .vacmon
             .receivers
             .send(&config.vacmon_hostport, &messages);
     }
 
     fn report_too_long(&mut self, count: usize) {
         if count == 0 {
-            self.repeats.is_over(TOO_LONG);
-        } else if self.repeats.is_news(TOO_LONG, "") {
+            self.known.repeats.is_over(TOO_LONG);
+        } else if self.known.repeats.is_news(TOO_LONG, "") {
             warn!(
                 "the names of this space are too long for {count} VacMon message(s), which are not sent"
             );
@@ -175,16 +176,4 @@ fn read_files(store: &Store, config: &SpaceConfig, ended: &mut Ended) {
 fn message_of(store: &Store, machine: &MachineName) -> Option<String> {
     let message = store.shutdown_message(machine).ok().flatten()?;
     Some(message.text().to_owned())
-}
-
-/// The ends in a plan that are on disk once `failed` is known.
-pub(super) fn written<'a>(
-    finishes: impl IntoIterator<Item = &'a Finish>,
-    failed: &BTreeSet<MachineName>,
-) -> Vec<Finish> {
-    let finishes = finishes.into_iter();
-    finishes
-        .filter(|finish| !failed.contains(&finish.machine))
-        .cloned()
-        .collect()
 }

@@ -67,15 +67,7 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
                     volumes: listed.volumes.clone(),
                 });
             }
-            if files.started.is_none()
-                && let Some(at) = started
-            {
-                actions.push(Bookkeeping::Start {
-                    machine: name(),
-                    at,
-                    zone: listed.zone.clone(),
-                });
-            }
+            actions.extend(start(machine, started, listed.zone.clone()));
             if state == MachineState::Running && files.updated.is_some() && files.stopped.is_none()
             {
                 actions.push(Bookkeeping::Return { machine: name() });
@@ -92,6 +84,7 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
             }
         }
         Bucket::Unlisted if files.stopped.is_none() => {
+            actions.extend(start(machine, started, None));
             let last_running = view.last_running(machine.machine);
             if files.updated != Some(last_running) {
                 actions.push(Bookkeeping::Miss {
@@ -100,13 +93,14 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
                 });
             }
         }
-        Bucket::Pending | Bucket::NeverAppeared | Bucket::Unlisted | Bucket::Gone => {}
+        Bucket::Gone | Bucket::NeverAppeared => actions.extend(start(machine, started, None)),
+        Bucket::Pending | Bucket::Unlisted => {}
     }
     actions.extend(placement::remember(view, machine));
     let mut over = files.finished.is_some();
     if !over && let Some(finish) = finish(view, machine, started) {
         if awaits_message(view, machine, finish.stopped) {
-            actions.extend(stop(view, machine, &finish));
+            actions.extend(stop(machine, &finish));
         } else {
             over = true;
             actions.push(Bookkeeping::Finish(finish));
@@ -122,6 +116,21 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
     }
 }
 
+/// Writes down when a machine began to run, unless that is done: also of one that is not listed any
+/// more, because the end that follows is finished after a crash from what is on disk.
+fn start(
+    machine: &MachineView<'_>,
+    started: Option<Timestamp>,
+    zone: Option<String>,
+) -> Option<Bookkeeping> {
+    let is_new = machine.machine.files.started.is_none();
+    started.filter(|_| is_new).map(|at| Bookkeeping::Start {
+        machine: machine.machine.files.name.clone(),
+        at,
+        zone,
+    })
+}
+
 /// Whether the end of a machine has to wait for what it may have said on a remote server: without
 /// its message it could be an abort that is none. A server that is dead for good is not waited for.
 fn awaits_message(view: &View<'_>, machine: &MachineView<'_>, stopped: Timestamp) -> bool {
@@ -135,13 +144,12 @@ fn awaits_message(view: &View<'_>, machine: &MachineView<'_>, stopped: Timestamp
 }
 
 /// Fixes the time of an end whose other consequences have to wait: later scans must not move it.
-/// After a clock that was set back only all of an end together is right.
-fn stop(view: &View<'_>, machine: &MachineView<'_>, finish: &Finish) -> Option<Bookkeeping> {
+fn stop(machine: &MachineView<'_>, finish: &Finish) -> Option<Bookkeeping> {
     let is_new = machine.machine.files.stopped.is_none();
-    let is_sound = view.set_back(machine.machine) == Seconds::default();
-    (is_new && is_sound).then(|| Bookkeeping::Stop {
+    is_new.then(|| Bookkeeping::Stop {
         machine: finish.machine.clone(),
         at: finish.stopped,
+        set_back: finish.set_back,
     })
 }
 
@@ -189,12 +197,15 @@ fn finish(
         Bucket::Listed(..) | Bucket::Pending | Bucket::Unlisted => return None,
     };
     // A clock that was set back must not make the run shorter: what it showed before is moved with
-    // it, so that the end is not in the future and the length is right.
-    let back = match files.stopped {
-        None => view.set_back(machine.machine),
-        Some(_) => Seconds::default(),
+    // it, so that the end is not in the future and the length is right. Once the end is on file so
+    // is that, and both stay.
+    let (set_back, started) = match files.stopped {
+        None => {
+            let back = view.set_back(machine.machine);
+            (back, started.map(|started| started.earlier(back)))
+        }
+        Some(_) => (files.clock_set_back.unwrap_or_default(), started),
     };
-    let started = started.map(|started| started.earlier(back));
     let stopped = files.stopped.unwrap_or_else(|| {
         let last_running = view.last_running(machine.machine);
         let told = listed.and_then(|listed| listed.updated);
@@ -223,6 +234,7 @@ fn finish(
         machinetype: files.machinetype.clone(),
         started,
         stopped,
+        set_back,
         code,
         abort,
         account: ran.is_some_and(|ran| ran >= fizzle),

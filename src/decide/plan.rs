@@ -78,6 +78,8 @@ pub enum Bookkeeping {
         machine: MachineName,
         /// When it ended.
         at: Timestamp,
+        /// By how much the clock was set back while it ran.
+        set_back: Seconds,
     },
     /// The cloud has made volumes for it, and nothing but this says that they are ours.
     Volumes {
@@ -144,6 +146,9 @@ pub struct Finish {
     pub started: Option<Timestamp>,
     /// When it ended.
     pub stopped: Timestamp,
+    /// By how much the clock was set back while it ran; `started` is that much earlier than it was
+    /// then written down.
+    pub set_back: Seconds,
     /// The code in its shutdown message.
     pub code: Option<u16>,
     /// Whether it ended in a way that says "no work here" (SPEC 5).

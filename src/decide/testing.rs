@@ -168,6 +168,7 @@ pub fn files(name: &str, created: u64) -> MachineFiles {
         started: None,
         updated: None,
         stopped: None,
+        clock_set_back: None,
         finished: None,
         deleted: None,
         ended: None,

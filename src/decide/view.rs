@@ -124,7 +124,7 @@ impl<'a> View<'a> {
     pub fn started(&self, machine: &MachineView<'_>) -> Option<Timestamp> {
         let files = &machine.machine.files;
         if files.started.is_some() {
-            return files.started;
+            return files.began();
         }
         let earliest = files.created.min(self.now);
         let since = |time: Timestamp| Some(time.clamp(earliest, self.now));

@@ -194,6 +194,10 @@ pub struct MachineFiles {
     /// `stopped`: when it ended. Written first of all the files of its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Timestamp>,
+    /// `clock_set_back`: by how much the clock was set back between `started` and `stopped`. Written
+    /// before `stopped`, and of no account without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_set_back: Option<super::Seconds>,
     /// `finished`: when everything that its end asks for (abort time, accounting record) was on
     /// disk. Stopped without finished means that this work has to be done again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -240,6 +244,14 @@ pub struct MachineFiles {
     /// `volumes`: the identifiers of the volumes that the cloud made for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<String>,
+}
+
+impl MachineFiles {
+    /// When it began to run; of one that has ended, by the clock that says when that was.
+    pub fn began(&self) -> Option<Timestamp> {
+        let back = self.clock_set_back.filter(|_| self.stopped.is_some());
+        Some(self.started?.earlier(back.unwrap_or_default()))
+    }
 }
 
 /// Why we destroyed a machine, as far as later decisions depend on it.

@@ -130,6 +130,8 @@ struct Directory {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stopped: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    clock_set_back: Option<Seconds>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     finished: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deleted: Option<Timestamp>,
@@ -437,6 +439,7 @@ impl Directory {
             started: self.started,
             updated: self.updated,
             stopped: self.stopped,
+            clock_set_back: self.clock_set_back,
             finished: self.finished,
             deleted: self.deleted,
             ended: self.ended,
@@ -487,6 +490,7 @@ impl Directory {
             started: files.started,
             updated: files.updated,
             stopped: files.stopped,
+            clock_set_back: files.clock_set_back,
             finished: files.finished,
             deleted: files.deleted,
             ended: files.ended,

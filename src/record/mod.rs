@@ -32,7 +32,7 @@ use crate::config::SpaceConfig;
 use crate::decide::{Bookkeeping, Delete, Finish, Plan};
 use crate::model::{
     CloudId, CloudMachine, FactoryName, History, MachineFiles, MachineName, MachinetypeName,
-    Processors, Timestamp,
+    Processors, Seconds, Timestamp,
 };
 use crate::observe::Memory;
 use crate::state::{NewMachine, StateError, Store, TimeFile, Unread};
@@ -178,9 +178,12 @@ impl Recorder<'_> {
                 info!(%machine, "told to be down by {}", at.to_rfc3339());
                 Ok(())
             }
-            Bookkeeping::Stop { machine, at } => {
-                self.store.set_time(machine, TimeFile::Stopped, *at)?;
-                self.files(machine, |files| files.stopped = Some(*at));
+            Bookkeeping::Stop {
+                machine,
+                at,
+                set_back,
+            } => {
+                self.stop(machine, *at, *set_back)?;
                 info!(%machine, "ended; waiting for what it said on the remote server");
                 Ok(())
             }
@@ -288,11 +291,7 @@ impl Recorder<'_> {
         let Some(files) = self.memory.machines.get(name).cloned() else {
             return Ok(());
         };
-        if files.stopped.is_none() {
-            self.store
-                .set_time(name, TimeFile::Stopped, finish.stopped)?;
-            self.files(name, |files| files.stopped = Some(finish.stopped));
-        }
+        self.stop(name, finish.stopped, finish.set_back)?;
         if finish.abort {
             self.note_abort(finish)?;
         }
@@ -317,6 +316,30 @@ impl Recorder<'_> {
         self.store.set_time(name, TimeFile::Finished, now)?;
         self.files(name, |files| files.finished = Some(now));
         self.say_finished(finish, recorded, now);
+        Ok(())
+    }
+
+    /// Writes down when a machine ended, once. By how much the clock was set back comes first: the
+    /// two tell the length of the run only together, and `stopped` says that both are there.
+    fn stop(
+        &mut self,
+        machine: &MachineName,
+        at: Timestamp,
+        set_back: Seconds,
+    ) -> Result<(), StateError> {
+        let Some(files) = self.memory.machines.get(machine) else {
+            return Ok(());
+        };
+        if files.stopped.is_some() {
+            return Ok(());
+        }
+        // One that a crash has left there may be wrong.
+        if files.clock_set_back.unwrap_or_default() != set_back {
+            self.store.set_clock_set_back(machine, set_back)?;
+            self.files(machine, |files| files.clock_set_back = Some(set_back));
+        }
+        self.store.set_time(machine, TimeFile::Stopped, at)?;
+        self.files(machine, |files| files.stopped = Some(at));
         Ok(())
     }
 
@@ -592,6 +615,7 @@ mod tests {
             machine,
             started: Some(Timestamp::from_unix(1000)),
             stopped: Timestamp::from_unix(stopped),
+            set_back: Seconds::default(),
             code: Some(300),
             abort: true,
             account: true,
@@ -618,6 +642,36 @@ mod tests {
         };
         assert_eq!(finished(&world), [None, Some(now)]);
         assert_eq!(world.totals.records, 1);
+    }
+
+    #[test]
+    fn how_far_the_clock_was_set_back_is_on_disk_with_the_end_and_only_its_last_value_counts() {
+        let mut world = World::new();
+        let machine = MachineName::new(NAMES[0]).unwrap();
+        for (back, began) in [(0, 1000), (700, 300)] {
+            let end = Bookkeeping::Stop {
+                machine: machine.clone(),
+                at: Timestamp::from_unix(400),
+                set_back: Seconds::new(back),
+            };
+            // What a crash before the end was written has left.
+            world
+                .store
+                .set_clock_set_back(&machine, Seconds::new(50))
+                .unwrap();
+            let left = world.store.load_machine(&machine).unwrap().unwrap();
+            assert_eq!(left.began(), Some(Timestamp::from_unix(1000)));
+            world.memory.machines.insert(machine.clone(), left);
+            let now = Timestamp::from_unix(500);
+            assert!(world.recorder().bookkeeping(&[end], now).is_empty());
+            let files = world.store.load_machine(&machine).unwrap().unwrap();
+            assert_eq!(files.began(), Some(Timestamp::from_unix(began)));
+            assert_eq!(files, world.memory.machines[&machine]);
+            world
+                .store
+                .remove_time(&machine, TimeFile::Stopped)
+                .unwrap();
+        }
     }
 
     #[test]

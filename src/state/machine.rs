@@ -217,6 +217,15 @@ impl Store {
         self.write(&path, id.as_str().as_bytes(), disk::PUBLIC)
     }
 
+    /// Writes by how much the clock was set back while it ran.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_clock_set_back(&self, name: &MachineName, by: Seconds) -> Result<(), StateError> {
+        let path = self.layout.machine(name).join("clock_set_back");
+        self.write(&path, by.to_string().as_bytes(), disk::PUBLIC)
+    }
+
     /// Writes the zone that the cloud placed it in.
     ///
     /// # Errors
@@ -432,6 +441,7 @@ fn load_directory(disk: &Disk, dir: &Path, name: MachineName) -> Result<MachineF
         started: time(TimeFile::Started)?,
         updated: time(TimeFile::Updated)?,
         stopped: time(TimeFile::Stopped)?,
+        clock_set_back: read_value(disk, &dir.join("clock_set_back"), "seconds")?.map(Seconds::new),
         finished: time(TimeFile::Finished)?,
         deleted: time(TimeFile::Deleted)?,
         ended: read_small(disk, &dir.join("ended"))?.map(|word| Ended::from_word(&word)),

@@ -61,7 +61,7 @@ impl Ended {
         let files = &machine.files;
         let (started, stopped) = match end {
             Some(end) => end,
-            None => (files.started, files.stopped?),
+            None => (files.began(), files.stopped?),
         };
         let state = machine.vm().map(|vm| vm.state);
         let message = machine.shutdown_message.as_ref();

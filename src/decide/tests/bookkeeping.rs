@@ -203,6 +203,7 @@ fn a_machine_whose_start_could_not_be_written_ran_since_it_was_first_seen() {
         "start a.1 -900
          start a.2 -900
          finish a.2 -60 ran 840 account
+         start a.3 -900
          finish a.3 -60 ran 840 account",
     );
 }
@@ -262,6 +263,17 @@ fn an_end_that_a_crash_left_half_written_is_finished_at_the_time_on_file() {
         "finish a.1 -200 ran 700 account
          finish a.2 -200 ran 700 account
          finish a.3 -200 ran 700 account",
+    );
+}
+
+#[test]
+fn the_length_of_a_run_outlives_a_crash_after_the_clock_was_set_back() {
+    check(
+        "a fizzle_seconds=60
+         a.1 shutdown started=+2700 clock_set_back=3600 stopped=-200 deleted=0
+         a.2 shutdown started=-900 clock_set_back=3600 seen=-60 deleted=0",
+        "finish a.1 -200 ran 700 account
+         finish a.2 -60 ran 840 account",
     );
 }
 

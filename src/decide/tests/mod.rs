@@ -198,7 +198,7 @@ fn bookkeeping_line(action: &Bookkeeping) -> String {
             }
             line
         }
-        Bookkeeping::Stop { machine, at } => format!("stop {} {}", short(machine), offset(*at)),
+        Bookkeeping::Stop { machine, at, .. } => format!("stop {} {}", short(machine), offset(*at)),
         Bookkeeping::KeepJoboutputs { machine, .. } => format!("keep {}", short(machine)),
         Bookkeeping::Forget { machine } => format!("forget {}", short(machine)),
     }
@@ -399,6 +399,7 @@ fn on_file(machine: &mut Machine, name: &str, value: &str) {
         "started" => files.started = moment(value),
         "updated" => files.updated = moment(value),
         "stopped" => files.stopped = moment(value),
+        "clock_set_back" => files.clock_set_back = seconds(),
         "finished" => files.finished = moment(value),
         "deleted" => files.deleted = moment(value),
         "shutdowntime" => files.shutdowntime = moment(value),

@@ -13,8 +13,8 @@ use super::{NOW, at, testing};
 use crate::config::{ImageSource, MachinetypeConfig, SpaceConfig};
 use crate::decide::{Blocked, Bookkeeping, Finish, Plan, Reason, Unit, decide};
 use crate::model::{
-    CloudMachine, EXHAUSTED_FOR, Machine, MachineState, Place, Processors, Seconds, Shortage,
-    SpaceSnapshot, Timestamp,
+    CloudMachine, EXHAUSTED_FOR, Machine, MachineName, MachineState, Place, Processors, Seconds,
+    Shortage, SpaceSnapshot, Timestamp,
 };
 use crate::rng::Seed;
 
@@ -390,6 +390,31 @@ proptest! {
             let known = !adopted.contains(delete.machine.as_str());
             // A duplicate has no file that says when it was deleted.
             prop_assert!(!known || delete.reason == Reason::Duplicate, "{delete:?}");
+        }
+    }
+
+    #[test]
+    fn an_end_that_a_crash_left_half_written_is_the_same_end_later((config, snapshot) in world()) {
+        let first = decide(&config, &snapshot, NOW, Seed(1));
+        let mut after = snapshot;
+        apply(&config, &mut after, &first, Obedience::Slow);
+        for machine in &mut after.machines {
+            machine.files.finished = None;
+            (machine.first_running, machine.last_running) = (None, None);
+        }
+        let second = decide(&config, &after, NOW + Seconds::new(500), Seed(2));
+        let ends = |plan: &Plan| -> BTreeMap<MachineName, (Option<Timestamp>, Timestamp, bool)> {
+            let finishes = plan.bookkeeping.iter().filter_map(|action| match action {
+                Bookkeeping::Finish(finish) => Some(finish),
+                _ => None,
+            });
+            finishes
+                .map(|end| (end.machine.clone(), (end.started, end.stopped, end.account)))
+                .collect()
+        };
+        let later = ends(&second);
+        for (machine, end) in ends(&first) {
+            prop_assert_eq!(later.get(&machine), Some(&end), "{}", machine);
         }
     }
 

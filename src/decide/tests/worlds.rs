@@ -412,6 +412,7 @@ fn write_down(snapshot: &mut SpaceSnapshot, action: &Bookkeeping) {
         Bookkeeping::Finish(finish) => {
             let machine = find(snapshot, finish.machine.as_str());
             machine.files.stopped = Some(finish.stopped);
+            machine.files.clock_set_back = Some(finish.set_back);
             machine.files.finished = Some(NOW);
             let history = snapshot
                 .history
@@ -425,8 +426,14 @@ fn write_down(snapshot: &mut SpaceSnapshot, action: &Bookkeeping) {
                 history.last_failure = Some(NOW);
             }
         }
-        Bookkeeping::Stop { machine, at } => {
-            find(snapshot, machine.as_str()).files.stopped = Some(*at);
+        Bookkeeping::Stop {
+            machine,
+            at,
+            set_back,
+        } => {
+            let files = &mut find(snapshot, machine.as_str()).files;
+            files.stopped = Some(*at);
+            files.clock_set_back = Some(*set_back);
         }
         Bookkeeping::KeepJoboutputs { machine, .. } => {
             find(snapshot, machine.as_str()).files.logged = Some(NOW);
