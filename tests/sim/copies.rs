@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vcycle::model::MachineFiles;
+use vcycle::model::{MachineFiles, Seconds, Timestamp};
 use vcycle::state::{Published, SHUTDOWN_MESSAGE, Store};
 
 use crate::disk::SimDisk;
@@ -53,18 +53,24 @@ pub fn copies_are_whole(
             continue;
         }
         let outputs = store.layout().published(&files.name, Published::Joboutputs);
-        let written = std::fs::read_dir(&outputs).unwrap().count();
         if !place.exists() {
-            // What came after the end is not copied.
-            let late = std::fs::read_dir(&outputs).unwrap().all(|entry| {
-                let modified = entry.unwrap().metadata().unwrap().modified().unwrap();
-                let modified = vcycle::model::Timestamp::from_system_time(modified);
-                files
-                    .logged
-                    .is_some_and(|logged| modified + vcycle::model::Seconds::new(SOON) >= logged)
+            // What came after the end is not copied. Our own messages have times of the real clock.
+            let logged = files.logged.unwrap_or_default();
+            let is_ours_and_late = files.deleted.is_some_and(|deleted| deleted > logged);
+            let early = std::fs::read_dir(&outputs).unwrap().filter_map(|entry| {
+                let entry = entry.unwrap();
+                if entry.file_name() == SHUTDOWN_MESSAGE && is_ours_and_late {
+                    return None;
+                }
+                let modified = entry.metadata().unwrap().modified().unwrap();
+                let modified = Timestamp::from_system_time(modified);
+                (modified + Seconds::new(SOON) < logged).then(|| (entry.file_name(), modified))
             });
-            if written > 0 && !late {
-                return Err(format!("{name} left {written} file(s) and has no copy"));
+            let early: Vec<_> = early.collect();
+            if !early.is_empty() {
+                return Err(format!(
+                    "{name} has no copy, made at {logged}, of {early:?}: {files:?}"
+                ));
             }
             continue;
         }
