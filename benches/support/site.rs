@@ -158,6 +158,8 @@ impl Site {
             command.env_remove(name);
         }
         command
+            // As packaging/vcycled.service does.
+            .env("MALLOC_ARENA_MAX", "2")
             .env("VCYCLE_LOG", "info,vcycle::daemon::pass=debug")
             .args(["--factory", FACTORY, "--interval", &interval.to_string()])
             .arg("--config")
