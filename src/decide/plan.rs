@@ -79,6 +79,7 @@ pub enum Bookkeeping {
         /// When it ended.
         at: Timestamp,
         /// By how much the clock was set back while it ran.
+        #[serde(skip_serializing_if = "Seconds::is_zero")]
         set_back: Seconds,
     },
     /// The cloud has made volumes for it, and nothing but this says that they are ours.
@@ -148,6 +149,7 @@ pub struct Finish {
     pub stopped: Timestamp,
     /// By how much the clock was set back while it ran; `started` is that much earlier than it was
     /// then written down.
+    #[serde(skip_serializing_if = "Seconds::is_zero")]
     pub set_back: Seconds,
     /// The code in its shutdown message.
     pub code: Option<u16>,

@@ -98,6 +98,11 @@ impl Seconds {
         self.0
     }
 
+    /// Whether it is no time at all.
+    pub const fn is_zero(&self) -> bool {
+        self.0 == 0
+    }
+
     /// The same length for the standard library.
     pub const fn to_duration(self) -> Duration {
         Duration::from_secs(self.0)

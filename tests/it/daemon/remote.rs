@@ -310,7 +310,16 @@ fn a_server_that_refuses_our_certificate_costs_no_machine() {
     });
     factory.wait_for_scans(SPACE, 5);
     assert_eq!(machine.read("deleted"), None);
-    assert_eq!(told().len(), 2, "said once each: {:?}", told());
+    // The server may also hang up before its refusal is read, which is another trouble: none is said
+    // twice in a row.
+    let all = factory.log_lines("remote_joboutputs_url: ");
+    let texts: Vec<_> = all
+        .iter()
+        .filter_map(|line| line.split_once(" ERROR "))
+        .map(|(_, text)| text)
+        .collect();
+    let repeated = texts.windows(2).any(|pair| pair[0] == pair[1]);
+    assert!(!repeated && texts.len() >= 2, "{all:?}");
     daemon.end();
 }
 
