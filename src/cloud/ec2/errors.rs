@@ -205,8 +205,8 @@ impl Refusal {
             (404 | 410, _) => CloudErrorKind::NotFound,
             (429, _) => CloudErrorKind::RateLimited { retry_after },
             (503, _) if retry_after.is_some() => CloudErrorKind::RateLimited { retry_after },
-            (408 | 500..=599, Doing::Create) => CloudErrorKind::Ambiguous,
-            (408 | 500..=599, Doing::Other) => CloudErrorKind::Transient,
+            (408 | 500.., Doing::Create) => CloudErrorKind::Ambiguous,
+            (408 | 500.., Doing::Other) => CloudErrorKind::Transient,
             _ => CloudErrorKind::Rejected,
         }
     }

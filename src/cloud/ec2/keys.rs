@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use openssl::bn::BigNum;
 use openssl::hash::{MessageDigest, hash};
+use openssl::pkey::{Id, PKey};
 use openssl::rsa::Rsa;
 use tracing::info;
 
@@ -120,7 +121,8 @@ pub(super) fn is_unknown(code: &str) -> bool {
 }
 
 /// What services give as the fingerprint of an imported key: Amazon the MD5 of an RSA key in DER
-/// and the SHA-256 of an Ed25519 key in OpenSSH's form; OpenStack the MD5 of the latter for all.
+/// and the SHA-256 of an Ed25519 key in OpenSSH's form, moto the SHA-256 of that in DER, OpenStack
+/// the MD5 of OpenSSH's form for all.
 fn fingerprints(key: &PublicKey) -> Vec<String> {
     let sha256 = openssl::sha::sha256(&key.blob);
     let mut all = vec![
@@ -128,20 +130,24 @@ fn fingerprints(key: &PublicKey) -> Vec<String> {
         STANDARD_NO_PAD.encode(sha256),
         format!("SHA256:{}", STANDARD_NO_PAD.encode(sha256)),
     ];
-    all.extend(md5(&key.blob));
-    all.extend(rsa_der(&key.blob).and_then(|der| md5(&der)));
+    all.extend(pairs(MessageDigest::md5(), &key.blob));
+    if let Some(der) = der(&key.blob) {
+        all.extend(pairs(MessageDigest::md5(), &der));
+        all.extend(pairs(MessageDigest::sha256(), &der));
+    }
     all
 }
 
-/// Pairs of digits with colons between them. A system that forbids MD5 has none.
-fn md5(data: &[u8]) -> Option<String> {
-    let digest = hash(MessageDigest::md5(), data).ok()?;
+/// Pairs of digits with colons between them. A system that forbids a digest has none.
+fn pairs(digest: MessageDigest, data: &[u8]) -> Option<String> {
+    let digest = hash(digest, data).ok()?;
     let pairs: Vec<String> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     Some(pairs.join(":"))
 }
 
-/// An RSA key of RFC 4253 (`ssh-rsa`, exponent, modulus) as a SubjectPublicKeyInfo.
-fn rsa_der(blob: &[u8]) -> Option<Vec<u8>> {
+/// A key of RFC 4253 (`ssh-rsa`, exponent, modulus) or RFC 8709 (`ssh-ed25519`, key) as a
+/// SubjectPublicKeyInfo.
+fn der(blob: &[u8]) -> Option<Vec<u8>> {
     let mut rest = blob;
     let mut field = || {
         let (length, after) = rest.split_at_checked(4)?;
@@ -150,11 +156,64 @@ fn rsa_der(blob: &[u8]) -> Option<Vec<u8>> {
         rest = after;
         Some(field)
     };
-    if field()? != b"ssh-rsa" {
-        return None;
+    match field()? {
+        b"ssh-rsa" => {
+            let exponent = BigNum::from_slice(field()?).ok()?;
+            let modulus = BigNum::from_slice(field()?).ok()?;
+            let key = Rsa::from_public_components(modulus, exponent).ok()?;
+            key.public_key_to_der().ok()
+        }
+        b"ssh-ed25519" => {
+            let key = PKey::public_key_from_raw_bytes(field()?, Id::ED25519).ok()?;
+            key.public_key_to_der().ok()
+        }
+        _ => None,
     }
-    let exponent = BigNum::from_slice(field()?).ok()?;
-    let modulus = BigNum::from_slice(field()?).ok()?;
-    let key = Rsa::from_public_components(modulus, exponent).ok()?;
-    key.public_key_to_der().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ED25519: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFy3gwtZPN6ypfpeBwpdzLBCUiIYdzVAnzoPVoGVQTk2";
+
+    fn ssh_rsa(key: &Rsa<openssl::pkey::Private>) -> String {
+        let number = |number: &openssl::bn::BigNumRef| {
+            let mut bytes = number.to_vec();
+            if bytes[0] >= 0x80 {
+                bytes.insert(0, 0);
+            }
+            bytes
+        };
+        let mut blob = Vec::new();
+        for field in [b"ssh-rsa".to_vec(), number(key.e()), number(key.n())] {
+            blob.extend(u32::try_from(field.len()).unwrap().to_be_bytes());
+            blob.extend(field);
+        }
+        format!("ssh-rsa {}", STANDARD.encode(blob))
+    }
+
+    #[test]
+    fn the_fingerprint_of_an_rsa_key_is_the_md5_of_its_der_form() {
+        let rsa = Rsa::generate(2048).unwrap();
+        let key = public_key::parse(&ssh_rsa(&rsa), "s", "m").unwrap();
+        let der = rsa.public_key_to_der().unwrap();
+        let expected = pairs(MessageDigest::md5(), &der).unwrap();
+        assert_eq!(expected.len(), 47);
+        assert!(fingerprints(&key).contains(&expected));
+    }
+
+    #[test]
+    fn the_fingerprint_of_an_ed25519_key_is_that_of_ssh_keygen() {
+        let key = public_key::parse(ED25519, "s", "m").unwrap();
+        let all = fingerprints(&key);
+        let with_prefix = all.iter().find(|one| one.starts_with("SHA256:")).unwrap();
+        let bare = with_prefix.trim_start_matches("SHA256:");
+        assert_eq!(bare.len(), 43);
+        assert!(all.contains(&format!("{bare}=")), "{all:?}");
+        assert!(der(&key.blob).unwrap().ends_with(&key.blob[19..]));
+        assert_eq!(der(b"\0\0\0\x07ssh-dss"), None);
+        assert_eq!(der(b"\xff\xff\xff\xff"), None);
+    }
 }

@@ -92,6 +92,16 @@ impl Ec2 {
                 listed.add(machine, kind);
             }
             token = answer.next_token.filter(|token| !token.is_empty());
+            if seen.len() >= MAX_PAGES || listed.len() > MAX_MACHINES {
+                return Err(self.unreadable(
+                    ACTION,
+                    format_args!(
+                        "it goes on after {} pages with {} machines",
+                        seen.len(),
+                        listed.len()
+                    ),
+                ));
+            }
             let Some(next) = &token else {
                 return Ok(match listed.first_twice() {
                     None => Pass::Complete(listed),
@@ -103,16 +113,6 @@ impl Ec2 {
             };
             if !seen.insert(next.clone()) {
                 return Err(self.unreadable(ACTION, "its pages lead in a circle"));
-            }
-            if seen.len() >= MAX_PAGES || listed.len() > MAX_MACHINES {
-                return Err(self.unreadable(
-                    ACTION,
-                    format_args!(
-                        "it goes on after {} pages with {} machines",
-                        seen.len(),
-                        listed.len()
-                    ),
-                ));
             }
         }
     }
