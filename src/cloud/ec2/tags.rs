@@ -49,7 +49,7 @@ impl Ec2 {
             Err(problem) => {
                 let unknown = problem.code().ends_with(".NotFound");
                 let error = self.refused("CreateTags", problem);
-                if error.kind == CloudErrorKind::Rejected {
+                if matches!(error.kind, CloudErrorKind::Rejected | CloudErrorKind::Auth) {
                     self.memory.owe_no_tags(&name);
                     warn!(space = %self.space, machine = %name,
                         "{error}; it stays without tags and is known by its identifier");
