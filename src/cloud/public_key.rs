@@ -16,10 +16,6 @@ pub(super) struct PublicKey {
     /// `ssh-rsa`, `ssh-ed25519` and so on.
     pub kind: String,
     /// The key in the form of RFC 4253, section 6.6.
-    #[cfg_attr(
-        not(feature = "ec2"),
-        expect(dead_code, reason = "only EC2 tells fingerprints that are compared")
-    )]
     pub blob: Vec<u8>,
 }
 

@@ -48,7 +48,7 @@ fn a_machine_lives_and_dies_on_the_old_version() {
     machine.wait_for("started");
     let id = machine.read("uuid").unwrap();
     assert_eq!(machine.read("instance_id").as_deref(), Some(id.as_str()));
-    assert_eq!(moto.instances(), [id.clone()]);
+    assert_eq!(moto.instances(), std::slice::from_ref(&id));
     assert_eq!(
         machine.read("jobfeatures/allocated_cpu").as_deref(),
         Some("3")

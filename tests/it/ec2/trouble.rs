@@ -161,8 +161,8 @@ fn throttling_costs_time_and_nothing_else() {
     let daemon = factory.start();
     until("it is told", || {
         let said = "503 Service Unavailable: RequestLimitExceeded: Request limit exceeded.";
-        let lines = factory.log_lines(said).into_iter();
-        lines.filter(|line| line.contains("RunInstances")).last()
+        let mut lines = factory.log_lines(said).into_iter();
+        lines.find(|line| line.contains("RunInstances"))
     });
     factory.wait_for_scans(SPACE, 3);
     daemon.end();
