@@ -22,15 +22,27 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// The SDK of EC2 logs whole requests, which have user_data in them: of that nothing is shown,
+/// whatever the filter says.
+const SECRETIVE: &[&str] = &[
+    "aws_smithy_runtime=warn",
+    "aws_smithy_runtime_api=warn",
+    "aws_sdk_ec2=warn",
+    "aws_runtime=warn",
+    "aws_sigv4=warn",
+];
+
 /// Sends events to standard error: without times under systemd, which adds its own; with colours
 /// only on a terminal. `VCYCLE_LOG` takes a filter such as `debug` or `vcycle::server=debug`.
 pub fn start(filter: Option<&str>, under_systemd: bool) {
     let wanted = filter.map(EnvFilter::try_new).transpose();
     let refused = wanted.as_ref().err().map(ToString::to_string);
-    let filter = wanted
+    let filter_base = wanted
         .ok()
         .flatten()
         .unwrap_or_else(|| EnvFilter::new("info"));
+    let filter = SECRETIVE.iter().filter_map(|quiet| quiet.parse().ok());
+    let filter = filter.fold(filter_base, EnvFilter::add_directive);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

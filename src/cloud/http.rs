@@ -88,7 +88,10 @@ pub struct Request {
     pub url: Url,
     /// The value of `X-Auth-Token`.
     pub token: Option<HeaderValue>,
-    /// A JSON body.
+    /// Headers of a request that is signed with them: nothing is added then of what the carrier
+    /// says of bodies and answers otherwise, that both are JSON.
+    pub headers: HeaderMap,
+    /// The body.
     pub body: Option<Bytes>,
 }
 
@@ -410,6 +413,7 @@ mod tests {
             url: Url::parse("https://me:pw@nova:8774/v2.1/servers?token=abc#x").unwrap(),
             token: None,
             body: None,
+            headers: HeaderMap::new(),
         };
         assert_eq!(request.operation(), "GET https://nova:8774/v2.1/servers");
     }

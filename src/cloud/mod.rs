@@ -6,10 +6,14 @@
 //!
 //! An adapter never reads or writes state files, never decides, and never retries a create.
 
+#[cfg(feature = "ec2")]
+pub mod ec2;
 pub mod http;
 mod images;
 mod leftovers;
 pub mod openstack;
+mod public_key;
+mod shared;
 pub mod simulated;
 
 use std::collections::BTreeMap;
@@ -192,10 +196,16 @@ pub async fn connect(
             let cloud = Simulated::look(name, options, state_dir, ca_path, clock).await?;
             Ok(Arc::new(cloud))
         }
+        #[cfg(feature = "ec2")]
+        (Api::Ec2(options), _) => {
+            let sizes = space.flavor_sizes();
+            Ok(Arc::new(ec2::Ec2::new(name, options, sizes, outside)?))
+        }
+        #[cfg(not(feature = "ec2"))]
         (Api::Ec2(_), _) => Err(CloudError::new(
             CloudErrorKind::Rejected,
             format!("connecting to the space {name}"),
-            "api = ec2 is not yet part of this version",
+            "api = ec2 is not part of this build: it was made without the cargo feature ec2",
         )),
     }
 }

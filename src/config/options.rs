@@ -224,9 +224,9 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(Space, "cred_id", "word", Off, "identifier of an application credential").apis(&[OpenStack]),
     option(Space, "cred_secret", "secret", Off, "its secret").apis(&[OpenStack]).secret(),
     option(Space, "region", "text", Off, "region in the service catalog").apis(&[OpenStack]),
-    option(Space, "zones", "list", Off, "availability zones to try in turn").apis(&[OpenStack]),
-    option(Space, "security_groups", "list", Off, "security groups of the VMs").apis(&[OpenStack]),
-    option(Space, "network_uuid", "word", Off, "network of the VMs").apis(&[OpenStack]),
+    option(Space, "zones", "list", Off, "availability zones to try in turn").apis(&[OpenStack, Ec2]),
+    option(Space, "security_groups", "list", Off, "security groups of the VMs").apis(&[OpenStack, Ec2]),
+    option(Space, "network_uuid", "word", Off, "network of the VMs").apis(&[OpenStack, Ec2]),
     option(Space, "glance_api", "number", Text("2"), "version of the image API").apis(&[OpenStack]),
 
     option(Space, "access_key", "word", Required, "identifier of the key").apis(&[Ec2]),
@@ -234,6 +234,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(Space, "version", "word", Text("2010-08-31"), "version of the EC2 API").apis(&[Ec2]),
     option(Space, "region", "word", Text("us-east-1"), "region to sign for").apis(&[Ec2]),
     option(Space, "service", "word", Text("openstack"), "service to sign for").apis(&[Ec2]),
+    option(Space, "spot", "boolean", Text("False"), "ask for spare capacity, which can be taken back").apis(&[Ec2]),
 
     option(Space, "simulated_machines", "number", Text("20"), "quota in machines").apis(&[Simulated]),
     option(Space, "simulated_processors", "number", Text("40"), "quota in processors").apis(&[Simulated]),

@@ -275,11 +275,6 @@ impl<'a> Reader<'a> {
         self.add(problem, origin);
     }
 
-    /// Notes that an option, with this value, has no effect in this version.
-    pub fn later(&self, option: &str, what: impl Into<String>) {
-        self.findings.add_later(what, self.origin_of(option));
-    }
-
     /// Looks at every option of the section once: unknown ones, those of another API, those with a
     /// deprecated name, and those whose effect comes later.
     pub fn check_names(&self) {

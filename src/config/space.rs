@@ -58,8 +58,27 @@ impl SpaceConfig {
     pub fn zones(&self) -> &[String] {
         match &self.api {
             Api::OpenStack(options) => &options.zones,
-            Api::Ec2(_) | Api::Simulated(_) => &[],
+            Api::Ec2(options) => &options.zones,
+            Api::Simulated(_) => &[],
         }
+    }
+
+    /// The flavors that the machinetypes of an EC2 space name, with what the configuration says of
+    /// their processors (`cpu_per_machine`): an adapter can list the flavors of an OpenStack, but
+    /// not of every EC2. Of two machinetypes with one flavor the larger figure counts, so that no
+    /// limit is exceeded.
+    pub fn flavor_sizes(&self) -> BTreeMap<String, Processors> {
+        let mut sizes: BTreeMap<String, Processors> = BTreeMap::new();
+        if !matches!(self.api, Api::Ec2(_)) {
+            return sizes;
+        }
+        for machinetype in self.machinetypes.values() {
+            for name in &machinetype.flavor_names {
+                let size = sizes.entry(name.clone()).or_insert(Processors::ONE);
+                *size = machinetype.min_processors.max(*size);
+            }
+        }
+        sizes
     }
 
     /// The volume that a machine with so many processors boots from, if it boots from one.
@@ -140,7 +159,8 @@ pub enum OpenStackCredentials {
 /// Options of an EC2 space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ec2Options {
-    /// `url`: the endpoint.
+    /// `url`: the endpoint; that of Amazon in the region when the service is `ec2` and none is
+    /// given.
     pub url: url::Url,
     /// `access_key`.
     pub access_key: String,
@@ -152,6 +172,14 @@ pub struct Ec2Options {
     pub region: String,
     /// `service`: default `openstack`.
     pub service: String,
+    /// `zones`: availability zones, as with OpenStack.
+    pub zones: Vec<String>,
+    /// `security_groups`: identifiers (`sg-...`) or names; empty means the cloud's default.
+    pub security_groups: Vec<String>,
+    /// `network_uuid`: the identifier of a subnet.
+    pub network_uuid: Option<String>,
+    /// `spot`: whether machines are made of spare capacity. Default false.
+    pub spot: bool,
 }
 
 /// Options of a space on the embedded cloud. All have defaults and none are needed.
@@ -207,7 +235,11 @@ pub(super) fn read(mut reader: Reader<'_>, name: &SpaceName, host: &str) -> Spac
     let api = api_name.and_then(|api| match api {
         ApiName::OpenStack => read_openstack(&reader).map(Api::OpenStack),
         ApiName::Ec2 => {
-            reader.later("api", "api = ec2");
+            if !cfg!(feature = "ec2") {
+                let what = "api = \"ec2\": is not part of this build of vcycled";
+                let help = "build it with the cargo feature ec2, which is on by default";
+                reader.error("api", what, Some(help.to_owned()));
+            }
             read_ec2(&reader).map(Api::Ec2)
         }
         ApiName::Simulated => read_simulated(&reader).map(Api::Simulated),
@@ -372,12 +404,21 @@ fn require_both(reader: &Reader<'_>, first: &str, second: &str) {
 }
 
 fn read_ec2(reader: &Reader<'_>) -> Option<Ec2Options> {
-    let url = reader.require("url", value::endpoint_url);
+    let service = reader.require("service", value::word);
+    let region = reader.require("region", value::word);
+    // Of Amazon's own service the address follows from the region.
+    let is_amazon = service.as_deref() == Some(AMAZON_SERVICE) && !reader.gives("url");
+    let url = match region.as_deref() {
+        Some(region) if is_amazon => amazon_url(reader, region),
+        Some(_) | None => reader.require("url", value::endpoint_url),
+    };
     let access_key = reader.require("access_key", value::word);
     let secret_key = reader.require_secret("secret_key", value::word);
     let version = reader.require("version", value::word);
-    let region = reader.require("region", value::word);
-    let service = reader.require("service", value::word);
+    let zones = reader.take_list("zones");
+    let security_groups = reader.take_list("security_groups");
+    let network_uuid = reader.take_text("network_uuid", value::word);
+    let spot = reader.take("spot", value::boolean);
     Some(Ec2Options {
         url: url?,
         access_key: access_key?,
@@ -385,7 +426,24 @@ fn read_ec2(reader: &Reader<'_>) -> Option<Ec2Options> {
         version: version?,
         region: region?,
         service: service?,
+        zones,
+        security_groups,
+        network_uuid,
+        spot: spot?,
     })
+}
+
+/// What requests to Amazon's own EC2 are signed for.
+const AMAZON_SERVICE: &str = "ec2";
+
+fn amazon_url(reader: &Reader<'_>, region: &str) -> Option<url::Url> {
+    let ending = if region.starts_with("cn-") { ".cn" } else { "" };
+    let url = value::endpoint_url(&format!("https://ec2.{region}.amazonaws.com{ending}/"));
+    if url.is_err() {
+        let what = format!("region = \"{region}\": expected the name of a region of Amazon");
+        reader.error("region", what, Some("or give the url".to_owned()));
+    }
+    url.ok()
 }
 
 fn read_simulated(reader: &Reader<'_>) -> Option<SimulatedOptions> {

@@ -1,5 +1,6 @@
 //! The task of one space: a pass at every tick, from the connection to the record.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::{Common, Tick};
 use crate::blocking;
 use crate::cloud::{self, Cloud, CloudError, Outside};
 use crate::config::{Api, SpaceConfig};
-use crate::model::{MachineFiles, SpaceName};
+use crate::model::{MachineFiles, Processors, SpaceName};
 use crate::observe::Memory;
 use crate::rng::Seed;
 
@@ -87,6 +88,7 @@ struct SpaceTask {
 struct Connection {
     api: Api,
     ca_path: PathBuf,
+    flavor_sizes: BTreeMap<String, Processors>,
     cloud: Arc<dyn Cloud>,
 }
 
@@ -184,9 +186,11 @@ impl SpaceTask {
         config: &SpaceConfig,
     ) -> Result<Arc<dyn Cloud>, CloudError> {
         let ca_path = &tick.config.server.ca_path;
+        let flavor_sizes = config.flavor_sizes();
         if let Some(connection) = &self.connection
             && connection.api == config.api
             && connection.ca_path == *ca_path
+            && connection.flavor_sizes == flavor_sizes
         {
             return Ok(Arc::clone(&connection.cloud));
         }
@@ -203,6 +207,7 @@ impl SpaceTask {
         self.connection = Some(Connection {
             api: config.api.clone(),
             ca_path: ca_path.clone(),
+            flavor_sizes,
             cloud: Arc::clone(&cloud),
         });
         Ok(cloud)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::header::LOCATION;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use url::Url;
 
 use crate::blocking;
@@ -57,6 +57,7 @@ async fn fetch_body(first: &Url, outside: &Outside) -> Result<Vec<u8>, String> {
             url: url.clone(),
             token: None,
             body: None,
+            headers: HeaderMap::new(),
         };
         let operation = request.operation();
         let network = &outside.network;

@@ -203,7 +203,8 @@ impl Store {
             .context("remove", &path)
     }
 
-    /// Writes the cloud's identifier: `uuid`, and `job_id` for the VM itself.
+    /// Writes the cloud's identifier: `uuid`, and `job_id` for the VM itself. An identifier of EC2's
+    /// form is in `instance_id` too, as in the trees of older versions.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -213,8 +214,15 @@ impl Store {
             .published(name, Published::Jobfeatures)
             .join("job_id");
         self.write(&job_id, id.as_str().as_bytes(), disk::PUBLIC)?;
-        let path = self.layout.machine(name).join("uuid");
-        self.write(&path, id.as_str().as_bytes(), disk::PUBLIC)
+        let dir = self.layout.machine(name);
+        if is_ec2(id) {
+            self.write(
+                &dir.join("instance_id"),
+                id.as_str().as_bytes(),
+                disk::PUBLIC,
+            )?;
+        }
+        self.write(&dir.join("uuid"), id.as_str().as_bytes(), disk::PUBLIC)
     }
 
     /// Writes by how much the clock was set back while it ran.
@@ -394,6 +402,9 @@ fn fill_machine(disk: &Disk, dir: &Path, new: &NewMachine) -> io::Result<()> {
         disk.create_synced(&dir.join("user_data"), user_data.reveal(), disk::PRIVATE)?;
     }
     if let Some(id) = &new.id {
+        if is_ec2(id) {
+            public(&dir.join("instance_id"), id.as_str())?;
+        }
         public(&dir.join("uuid"), id.as_str())?;
     }
     for which in Published::ALL {
@@ -413,6 +424,11 @@ fn fill_machine(disk: &Disk, dir: &Path, new: &NewMachine) -> io::Result<()> {
         disk.sync_dir(&sub)?;
     }
     disk.sync_dir(dir)
+}
+
+/// Whether an identifier has the form of EC2's.
+fn is_ec2(id: &CloudId) -> bool {
+    id.as_str().starts_with("i-")
 }
 
 /// Reads the directory `dir` of a machine. What later versions or site scripts add is not looked
@@ -436,7 +452,7 @@ fn load_directory(disk: &Disk, dir: &Path, name: MachineName) -> Result<MachineF
         machinetype: read_value(disk, &dir.join("machinetype_name"), "a machinetype name")?
             .ok_or_else(|| required("machinetype_name"))?,
         manager: read_value(disk, &dir.join("manager"), "a host name")?,
-        id: word("uuid")?.map(CloudId::new),
+        id: word("uuid")?.or(word("instance_id")?).map(CloudId::new),
         created: time(TimeFile::Created)?.ok_or_else(|| required("created"))?,
         started: time(TimeFile::Started)?,
         updated: time(TimeFile::Updated)?,

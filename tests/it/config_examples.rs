@@ -93,27 +93,10 @@ fn the_simulated_site() {
     assert!(matches!(space.api, Api::Simulated(_)));
 }
 
-/// Until there is an adapter for EC2, `api = ec2` itself is warned of, and nothing else.
 #[test]
+#[cfg(feature = "ec2")]
 fn the_ec2_site() {
-    let conf = package("conf/ec2.conf.example");
-    let sources = Sources {
-        dir: "/nonexistent".into(),
-        conf,
-    };
-    let loaded = load(&sources, &context());
-    let what = loaded.problems.iter().map(|problem| problem.what.as_str());
-    let what: Vec<_> = what.collect();
-    assert!(what.len() <= 1, "{what:?}");
-    for what in what {
-        let (said, list) = what.split_once(": ").unwrap();
-        assert_eq!(said, "checked, but without effect in this version");
-        assert!(
-            list.starts_with("api = ec2 (") && !list.contains(", "),
-            "{list}"
-        );
-    }
-    let config = loaded.config.unwrap();
+    let config = installed(Some("conf/ec2.conf.example"), &[]);
     let space = config.spaces.first_key_value().unwrap().1;
     assert!(matches!(space.api, Api::Ec2(_)));
 }

@@ -235,6 +235,10 @@ const PAGES: &[(SectionKind, Option<ApiName>, &[&str])] = &[
             "version",
             "region",
             "service",
+            "zones",
+            "security_groups",
+            "network_uuid",
+            "spot",
         ],
     ),
     (

@@ -16,6 +16,8 @@ mod config_names;
 mod contract;
 mod daemon;
 mod demo;
+#[cfg(feature = "ec2")]
+mod ec2;
 mod fuzz;
 mod grid;
 mod images;

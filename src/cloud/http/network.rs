@@ -281,9 +281,10 @@ impl Carrier for Wire {
     async fn carry(&self, request: &Request) -> Result<Carried, Failure> {
         let mut builder = self.begin(request);
         if let Some(body) = &request.body {
-            builder = builder
-                .header(CONTENT_TYPE, "application/json")
-                .body(body.clone());
+            if request.headers.is_empty() {
+                builder = builder.header(CONTENT_TYPE, "application/json");
+            }
+            builder = builder.body(body.clone());
         }
         self.finish(request, builder).await
     }
@@ -309,8 +310,12 @@ impl Wire {
     fn begin(&self, request: &Request) -> reqwest::RequestBuilder {
         let builder = self
             .client
-            .request(request.method.clone(), request.url.clone())
-            .header(ACCEPT, "application/json");
+            .request(request.method.clone(), request.url.clone());
+        let builder = if request.headers.is_empty() {
+            builder.header(ACCEPT, "application/json")
+        } else {
+            builder.headers(request.headers.clone())
+        };
         match &request.token {
             Some(token) => builder.header(AUTH_TOKEN, token),
             None => builder,

@@ -9,7 +9,7 @@
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -203,6 +203,7 @@ impl Identity {
             url: self.address(path),
             token: None,
             body: Some(Bytes::from(body.to_string())),
+            headers: HeaderMap::new(),
         };
         // It changes nothing that matters, so it is repeated like a read.
         let answer = http.read(&request).await.map_err(|f| f.into_error())?;
@@ -266,6 +267,7 @@ impl Identity {
             url: self.options.url.clone(),
             token: None,
             body: None,
+            headers: HeaderMap::new(),
         };
         let answer = http.read(&request).await.map_err(|f| f.into_error())?;
         // Keystone lists its versions with 300 Multiple Choices.

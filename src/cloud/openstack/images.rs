@@ -9,10 +9,10 @@ use url::form_urlencoded;
 
 use super::document;
 use super::list::query_of;
-use super::shared::Shared;
 use super::wire::{Image, ImagePage};
 use super::{OpenStack, Reply, Target, Trouble};
 use crate::cloud::http::text;
+use crate::cloud::shared::Shared;
 use crate::cloud::{CloudError, CloudErrorKind};
 use crate::model::{Seconds, Timestamp};
 

@@ -18,9 +18,9 @@ use serde::de::DeserializeOwned;
 use url::form_urlencoded;
 
 use super::auth::Session;
-use super::keys;
 use super::list::query_of;
 use super::{OpenStack, Service, Target, Trouble};
+use crate::cloud::public_key;
 use crate::cloud::{CloudError, CloudErrorKind, Leftovers, NotListed, Removal, Search};
 use crate::model::leftover::{IMAGE_MARK, MANAGER_MARK, SPACE_MARK};
 use crate::model::{CloudId, Leftover, LeftoverKind, User};
@@ -120,12 +120,12 @@ impl Wire for WireKeypair {
     fn ours(self, search: &Search) -> Option<Leftover> {
         let name = self.keypair.name;
         let owner = &search.owner;
-        if !keys::is_name_of(&name, owner.space.as_str(), owner.manager.as_str()) {
+        if !public_key::is_name_of(&name, owner.space.as_str(), owner.manager.as_str()) {
             return None;
         }
         let mut wanted = search.public_keys.iter().flatten();
         let is_wanted = wanted.any(|text| {
-            keys::name_of(text, owner.space.as_str(), owner.manager.as_str())
+            public_key::name_of(text, owner.space.as_str(), owner.manager.as_str())
                 .is_ok_and(|wanted| wanted == name)
         });
         Some(Leftover {

@@ -22,7 +22,6 @@ mod images;
 mod keys;
 mod leftovers;
 mod list;
-mod shared;
 mod upload;
 mod wire;
 
@@ -32,7 +31,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderMap, Method};
 use url::Url;
 
 use self::auth::{Identity, Session};
@@ -264,6 +263,7 @@ impl OpenStack {
             url: target.url(&session).map_err(Trouble::Before)?,
             token: Some(session.token.clone()),
             body: body.clone(),
+            headers: HeaderMap::new(),
         };
         let answer = if *method == Method::GET {
             self.http.read(&request).await
@@ -285,6 +285,7 @@ impl OpenStack {
                 url: target.url(&current).map_err(Trouble::Before)?,
                 token: Some(current.token.clone()),
                 body: None,
+                headers: HeaderMap::new(),
             };
             let answer = self.http.send_file(&request, file).await;
             let answer = answer.map_err(Trouble::During)?;

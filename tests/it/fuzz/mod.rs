@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `config` | configuration text, against every Python that is found; any bytes |
 //! | `openstack` | recorded answers of an OpenStack, mutated, through the adapter |
+//! | `ec2` | answers of an EC2, mutated, through the adapter |
 //! | `memory` | answers that never end, with a bound on resident memory |
 //! | `state` | anything in the place of any file of a machine's directory |
 //! | `situation` | the JSON of `vcycled plan --snapshot`, and decisions from it |
@@ -18,13 +19,12 @@
 //! | `texts` | shutdown_message, DNs, cloud errors, user_data templates, names |
 //!
 //! Parsers that nothing outside their module sees have their properties beside them (`src/config/ini.rs`,
-//! `src/server/path.rs`, `src/cloud/openstack/{keys,wire}.rs`).
-//!
-//! Still without a target, because they do not exist: the answers of EC2 (`ec2.rs`, beside
-//! `openstack.rs` and with its properties, as soon as there is an adapter).
+//! `src/server/path.rs`, `src/cloud/openstack/wire.rs`, `src/cloud/ec2/xml.rs`).
 
 mod bytes;
 mod config;
+#[cfg(feature = "ec2")]
+mod ec2;
 mod json;
 mod memory;
 mod openstack;
