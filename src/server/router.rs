@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, EXPECT, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, EXPECT, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Body;
@@ -18,8 +18,8 @@ use super::path::{FileName, HeartbeatList, Leaf, Target};
 use super::reply::{self, Refusal, ReplyBody};
 use crate::blocking;
 use crate::clock::Clock;
-use crate::model::{Dn, MachineName};
-use crate::state::{Layout, Published};
+use crate::model::{Dn, MachineName, TokenHash};
+use crate::state::{Layout, Published, TOKEN_HASH};
 
 /// The longest pause within a body. A VM sends from memory or its own disk; a longer pause is a
 /// broken network or somebody who wants to hold the connection.
@@ -82,6 +82,16 @@ impl Router {
         }
     }
 
+    /// Serves `layout` in one of many processes of another server, whose user may write to
+    /// joboutputs and nothing else.
+    pub fn beside(layout: Layout, clock: Clock, limits: Limits) -> Self {
+        let joboutputs = Joboutputs::beside(layout.clone(), clock.clone(), limits);
+        Self {
+            joboutputs: Arc::new(joboutputs),
+            ..Self::new(layout, clock, limits)
+        }
+    }
+
     /// Answers one request. Never fails: what goes wrong is an answer too.
     pub async fn answer<B>(&self, request: Request<B>, client: &Client) -> Response<ReplyBody>
     where
@@ -133,7 +143,7 @@ impl Router {
         let target = Target::parse(path)?;
         let machine = self.machine(&target.machine)?;
         if target.directory == Published::Joboutputs {
-            authorise(&machine, &target.machine, client)?;
+            authorise(&machine, &target.machine, (client, headers))?;
         }
         let directory = published(&machine, target.directory)?;
         match &target.leaf {
@@ -179,7 +189,7 @@ impl Router {
             return Err(no_method(&target));
         }
         let machine = self.machine(&target.machine)?;
-        authorise(&machine, &target.machine, client)?;
+        authorise(&machine, &target.machine, (client, &head.headers))?;
         let Leaf::File(name) = target.leaf else {
             return Err(Refusal::new(
                 StatusCode::BAD_REQUEST,
@@ -196,7 +206,9 @@ impl Router {
             Ok(received) => received,
             Err(_) => Err(too_slow()),
         };
-        let placed = self.place(growing, directory, name).await?;
+        let placed = self
+            .place(growing, &target.machine, (directory, name))
+            .await?;
         Ok(reply::empty(match placed {
             Placed::New => StatusCode::CREATED,
             Placed::Replaced => StatusCode::OK,
@@ -234,17 +246,26 @@ impl Router {
             reservation.cover(total)?;
             piece.extend_from_slice(&data);
             if piece.len() >= PIECE {
-                growing = Some(self.append(growing, piece.split().freeze()).await?);
+                let machine = reservation.machine();
+                growing = Some(
+                    self.append(growing, machine, piece.split().freeze())
+                        .await?,
+                );
             }
         }
     }
 
-    async fn append(&self, growing: Option<Growing>, piece: Bytes) -> Result<Growing, Refusal> {
-        let joboutputs = Arc::clone(&self.joboutputs);
+    async fn append(
+        &self,
+        growing: Option<Growing>,
+        machine: &MachineName,
+        piece: Bytes,
+    ) -> Result<Growing, Refusal> {
+        let (joboutputs, machine) = (Arc::clone(&self.joboutputs), machine.clone());
         blocking::run(move || {
             let mut growing = match growing {
                 Some(growing) => growing,
-                None => joboutputs.begin()?,
+                None => joboutputs.begin(&machine)?,
             };
             growing.write(&piece)?;
             Ok(growing)
@@ -256,15 +277,15 @@ impl Router {
     async fn place(
         &self,
         received: Result<(Option<Growing>, Bytes), Refusal>,
-        directory: Directory,
-        name: FileName,
+        machine: &MachineName,
+        (directory, name): (Directory, FileName),
     ) -> Result<Placed, Refusal> {
-        let joboutputs = Arc::clone(&self.joboutputs);
+        let (joboutputs, machine) = (Arc::clone(&self.joboutputs), machine.clone());
         blocking::run(move || {
             let placed = received.and_then(|(growing, rest)| {
                 let mut growing = match growing {
                     Some(growing) => growing,
-                    None => joboutputs.begin()?,
+                    None => joboutputs.begin(&machine)?,
                 };
                 growing.write(&rest)?;
                 joboutputs.place(growing, &directory, &name)
@@ -346,12 +367,20 @@ fn published(machine: &Directory, which: Published) -> Result<Directory, Refusal
 }
 
 /// Whether `client` may read and write the joboutputs of the machine: only when the machinetype
-/// had an x509dn when the machine was made, and the client has proved to be just that (SPEC 8).
-fn authorise(machine: &Directory, name: &MachineName, client: &Client) -> Result<(), Refusal> {
+/// had an x509dn when the machine was made, and the client has proved to be just that, or when it
+/// shows the machine's own token (SPEC 8).
+fn authorise(
+    machine: &Directory,
+    name: &MachineName,
+    (client, headers): (&Client, &HeaderMap),
+) -> Result<(), Refusal> {
     let credentials = match &client.access {
         Access::Plain => return Err(Refusal::forbidden("joboutputs needs HTTPS")),
         Access::Tls(credentials) => credentials,
     };
+    if let Some(token) = bearer_token(headers) {
+        return authorise_by_token(machine, token);
+    }
     let allowed = machine
         .small_text("https_x509dn")
         .map_err(|error| Refusal::disk(&error))?
@@ -367,6 +396,26 @@ fn authorise(machine: &Directory, name: &MachineName, client: &Client) -> Result
         ))),
         Credentials::None => Err(Refusal::forbidden("joboutputs needs a client certificate")),
         Credentials::Refused(reason) => Err(Refusal::forbidden(reason.clone())),
+    }
+}
+
+/// The token of `Authorization: Bearer TOKEN` (RFC 6750). Other schemes are not ours to judge.
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("Bearer")
+        .then(|| token.trim_matches(' '))
+}
+
+fn authorise_by_token(machine: &Directory, token: &str) -> Result<(), Refusal> {
+    let kept = machine
+        .small_text(TOKEN_HASH)
+        .map_err(|error| Refusal::disk(&error))?;
+    match kept.as_deref().map(TokenHash::parse) {
+        Some(Some(hash)) if hash.matches(token) => Ok(()),
+        Some(_) => Err(Refusal::forbidden("this is not the token of this machine")),
+        None => Err(Refusal::forbidden("this machine has no token")),
     }
 }
 

@@ -23,4 +23,5 @@ mod secrets;
 mod serving;
 mod shutdown;
 mod systemd;
+mod tokens;
 mod vacmon;
