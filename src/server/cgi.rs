@@ -28,6 +28,9 @@ use crate::state::Layout;
 /// Pieces in which a body is read.
 const PIECE: usize = 64 * 1024;
 
+/// How much of a body that nobody wants is read.
+const LEFT_OVER: u64 = 1024 * 1024;
+
 /// The most certificates between a client and its CA that are looked at.
 const MAX_CHAIN: usize = 20;
 
@@ -66,14 +69,16 @@ pub type Variables = BTreeMap<String, String>;
 pub async fn answer(
     settings: &Settings,
     variables: &Variables,
-    input: impl Read + Send,
+    mut input: impl Read + Send,
     output: impl Write,
 ) -> Result<(), CgiError> {
     let client = client(settings, variables);
-    let request = request(variables, input)?;
+    let request = request(variables, &mut input)?;
     let layout = Layout::new(settings.state_dir.clone());
     let router = Router::beside(layout, Clock::system(), settings.limits);
     let response = router.answer(request, &client).await;
+    // What is left unread when we end makes some servers lose the answer.
+    io::copy(&mut input.take(LEFT_OVER), &mut io::sink())?;
     send(response, output).await
 }
 

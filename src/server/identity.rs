@@ -118,6 +118,15 @@ fn at<'a, 'b>(certs: &'b Chain<'a>, depth: usize) -> Option<&'b X509Certificate<
     certs.get(depth)?.as_ref()
 }
 
+/// Whose chain (DER, the client's own certificate first) this is, by the rules for proxies alone:
+/// supposing that signatures, times and trust are found to be good elsewhere.
+///
+/// # Errors
+/// Why it is nobody's.
+pub fn end_entity(chain: &[Vec<u8>]) -> Result<Dn, String> {
+    judge_chain(chain, &[])
+}
+
 /// Tells the end entity of a chain (DER, the client's own first) or why there is none.
 pub(super) fn judge_chain(chain: &[Vec<u8>], complaints: &[Complaint]) -> Result<Dn, String> {
     // OpenSSL has accepted CAs that a stricter parser does not; only the certificates up to the

@@ -345,6 +345,11 @@ pub struct Growing {
 }
 
 impl Growing {
+    /// How much of it is there.
+    pub const fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Adds to its end. Blocks.
     ///
     /// # Errors

@@ -18,6 +18,7 @@
 //! 3. A client's certificate never ends a handshake; it decides what the client may do.
 //! 4. Everything that a client can make us hold is limited: connections, time, bytes, files.
 
+mod access;
 pub mod cgi;
 mod files;
 mod identity;
@@ -39,7 +40,7 @@ use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-pub use identity::Credentials;
+pub use identity::{Credentials, end_entity};
 pub use joboutputs::Limits;
 pub use reply::ReplyBody;
 pub use router::{Access, Client, Router};

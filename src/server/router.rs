@@ -9,7 +9,9 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, EXPECT, TRANSFE
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Body;
+use tokio::time::Instant;
 
+use super::access::{self, Received};
 use super::files::{Directory, OpenFile};
 use super::identity::Credentials;
 use super::joboutputs::{Growing, Joboutputs, Limits, Placed, Reservation};
@@ -40,9 +42,6 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// A full disk is said once in this time, and each kind of refusal for one machine in that.
 const DISK_FULL: Duration = Duration::from_secs(60);
 const REFUSED: Duration = Duration::from_secs(3600);
-
-/// The longest path that goes into our log.
-const LOGGED_PATH: usize = 600;
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -98,7 +97,23 @@ impl Router {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
+        let begun = Instant::now();
         let (head, mut body) = request.into_parts();
+        let response = self.answer_parts(&head, &mut body, client).await;
+        access::note(&head, client, &response, begun);
+        response
+    }
+
+    async fn answer_parts<B>(
+        &self,
+        head: &http::request::Parts,
+        body: &mut B,
+        client: &Client,
+    ) -> Response<ReplyBody>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
         let list = HeartbeatList::parse(head.uri.path());
         let answered = match (&head.method, list) {
             (&Method::GET | &Method::HEAD, Some(list)) => self.heartbeat_list(&list, &head.headers),
@@ -106,14 +121,11 @@ impl Router {
             (&Method::GET | &Method::HEAD, None) => {
                 self.read(head.uri.path(), &head.headers, client)
             }
-            (&Method::PUT, None) => self.write(&head, &mut body, client).await,
+            (&Method::PUT, None) => self.write(head, body, client).await,
             (_, None) => Target::parse(head.uri.path()).and_then(|target| Err(no_method(&target))),
         };
         let refusal = match answered {
             Ok(response) => {
-                let status = response.status().as_u16();
-                let (method, path) = (&head.method, head.uri.path());
-                tracing::debug!(client = %client.address, %method, path, status, "answered");
                 return match head.method {
                     Method::HEAD => reply::without_body(response),
                     _ => response,
@@ -121,10 +133,10 @@ impl Router {
             }
             Err(refusal) => refusal,
         };
-        self.log_refusal(&head, client, &refusal);
+        self.log_refusal(head, client, &refusal);
         // A client that waits for "100 Continue" has sent nothing and now never will.
         if !head.headers.contains_key(EXPECT) {
-            drain(&mut body).await;
+            drain(body).await;
         }
         let response = refusal.into_response();
         match head.method {
@@ -206,13 +218,20 @@ impl Router {
             Ok(received) => received,
             Err(_) => Err(too_slow()),
         };
+        let received = growing.as_ref().map_or(0, |(growing, rest)| {
+            let rest = u64::try_from(rest.len()).unwrap_or(u64::MAX);
+            let written = growing.as_ref().map_or(0, Growing::written);
+            written.saturating_add(rest)
+        });
         let placed = self
             .place(growing, &target.machine, (directory, name))
             .await?;
-        Ok(reply::empty(match placed {
+        let mut response = reply::empty(match placed {
             Placed::New => StatusCode::CREATED,
             Placed::Replaced => StatusCode::OK,
-        }))
+        });
+        response.extensions_mut().insert(Received(received));
+        Ok(response)
     }
 
     /// Takes a body to its end: what fits into memory in one piece, the rest through the disk.
@@ -310,16 +329,13 @@ impl Router {
     /// its heartbeat will be destroyed. It tries every few minutes, so each kind is said once in
     /// a while. What is not there is asked for all the time, and by anybody.
     fn log_refusal(&self, head: &http::request::Parts, client: &Client, refusal: &Refusal) {
-        let path: String = head.uri.path().chars().take(LOGGED_PATH).collect();
+        let path = access::path(head);
         let method = &head.method;
         let status = refusal.status.as_u16();
         let reason = refusal.reason.as_str();
         let address = client.address;
         let machine = Target::parse(&path).ok().map(|target| target.machine);
-        let dn = match &client.access {
-            Access::Tls(Credentials::Verified(dn)) => dn.to_string(),
-            Access::Plain | Access::Tls(_) => String::new(),
-        };
+        let dn = access::dn(client);
         let said = match (refusal.status, machine) {
             (StatusCode::INSUFFICIENT_STORAGE, _) => self.disk_full.due(()),
             (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, _) | (_, None) => None,

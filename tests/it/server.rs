@@ -4,6 +4,7 @@ mod apache;
 mod certificates;
 mod conformance;
 mod curl;
+mod hostile;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,6 @@
 //! The built binary as an admin runs it: real processes, files, sockets and signals.
 
+mod access;
 mod apel;
 mod client;
 mod clouds;

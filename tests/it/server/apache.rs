@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -104,6 +105,8 @@ impl Apache {
             .args(["-D", "FOREGROUND", "-f"])
             .arg(conf)
             .stdin(Stdio::null())
+            // It may end the whole group of processes that it is in.
+            .process_group(0)
             .spawn()
             .unwrap();
         let mut apache = Self { child, dir };
