@@ -35,7 +35,7 @@
 //! | [`observe`] | joins what the cloud lists with what the directories say | cloud's answers, state |
 //! | [`remote`] | asks remote servers what machines left there | config, model, clock, cloud's HTTP |
 //! | [`decide`] | what to write down, destroy and create | config, model, rng |
-//! | [`act`] | carries out deletes, creates and removals | cloud, state, decide's plan |
+//! | [`act`] | carries out deletes, creates and removals | cloud, state, decide's plan, rng |
 //! | [`account`] | APEL records and where they go | config, model, state |
 //! | [`record`] | writes down what was found out and done | state, account, observe's memory |
 //! | [`pipes`] | fetches vacuum pipes beside all passes, and keeps what they said | config, cloud::http, state |

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rand::{Rng, SeedableRng};
+use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Where the randomness of one pass comes from.
@@ -64,5 +64,18 @@ impl Seeds {
                 Seed(stream.random())
             }
         }
+    }
+
+    /// Random bytes that nobody may guess, unlike what comes of a [`Seed`], which is logged.
+    pub fn secret(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        match &self.0 {
+            None => ChaCha8Rng::from_os_rng().fill_bytes(&mut bytes),
+            Some(stream) => {
+                let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+                stream.fill_bytes(&mut bytes);
+            }
+        }
+        bytes
     }
 }

@@ -13,7 +13,7 @@ use crate::config::{ImageSource, MachinetypeConfig};
 use crate::decide::{self, Create};
 use crate::model::{
     CloudId, Gigabytes, ImageState, MachineFiles, MachineName, MachinetypeName, Place, Placement,
-    Timestamp,
+    WriteToken,
 };
 use crate::state::{NewMachine, Published, StateError};
 
@@ -169,13 +169,11 @@ async fn try_create(
         factory: &actor.factory,
         heartbeats: &actor.heartbeats,
         clock: &actor.clock,
+        seeds: &actor.seeds,
     };
     let public_key = public_key(machinetype).await?;
     // Last: the machine's time counts from the moment that this takes.
-    let UserData {
-        text: user_data,
-        created,
-    } = actor.templates.user_data(context).await?;
+    let user_data = actor.templates.user_data(context).await?;
     for placement in &create.placements {
         let place = placement.place();
         if with(pass, |pass| pass.exhausted.contains(&place)) {
@@ -190,11 +188,11 @@ async fn try_create(
             flavor,
             image: image.to_owned(),
             public_key: public_key.clone(),
-            user_data: user_data.clone(),
+            user_data: user_data.text.clone(),
             metadata: metadata(actor, machinetype, &create.machine),
             zone: placement.zone.clone(),
         };
-        let error = match ask(actor, machinetype, (&request, created), files).await {
+        let error = match ask(actor, machinetype, (&request, &user_data), files).await {
             Err(CreateError::Cloud(error)) => error,
             other => return other,
         };
@@ -236,10 +234,10 @@ fn unless_stopping(actor: &Actor) -> Result<(), CreateError> {
 async fn ask(
     actor: &Actor,
     machinetype: &MachinetypeConfig,
-    (request, created): (&CreateRequest, Timestamp),
+    (request, user_data): (&CreateRequest, &UserData),
     files: &mut Option<MachineFiles>,
 ) -> Result<CloudId, CreateError> {
-    let new = new_machine(actor, machinetype, request, created);
+    let new = new_machine(actor, machinetype, request, user_data);
     let made = actor
         .on_disk(move |store| store.create_machine(&new))
         .await?;
@@ -277,15 +275,22 @@ fn new_machine(
     actor: &Actor,
     machinetype: &MachinetypeConfig,
     request: &CreateRequest,
-    created: Timestamp,
+    user_data: &UserData,
 ) -> NewMachine {
     let names = (&request.name, &machinetype.name);
     let size = size(request);
     NewMachine {
         flavor: Some(request.flavor.id.clone()),
         zone: request.zone.clone(),
-        user_data: Some(request.user_data.clone()),
-        ..directory::contents(&actor.config, &actor.factory, names, size, created)
+        user_data: Some(user_data.kept()),
+        token: user_data.token.as_ref().map(WriteToken::hash),
+        ..directory::contents(
+            &actor.config,
+            &actor.factory,
+            names,
+            size,
+            user_data.created,
+        )
     }
 }
 

@@ -26,6 +26,7 @@ pub fn contents(
         https_x509dn: configured
             .and_then(|configured| configured.x509dn.as_ref())
             .map(ToString::to_string),
+        token: None,
         fizzle: configured.map(|configured| configured.fizzle),
         hepscore23_per_processor: configured
             .and_then(|configured| configured.hepscore23_per_processor),

@@ -32,6 +32,7 @@ use crate::cloud::Cloud;
 use crate::config::SpaceConfig;
 use crate::decide::Heartbeats;
 use crate::model::{FactoryName, ImageState, MachinetypeName};
+use crate::rng::Seeds;
 use crate::state::Store;
 
 /// How many requests that change something run at once in one space (SPEC 7).
@@ -54,6 +55,8 @@ pub struct Actor {
     pub images: BTreeMap<MachinetypeName, ImageState>,
     /// Where templates come from.
     pub templates: userdata::Templates,
+    /// Randomness that is no part of decisions.
+    pub seeds: Seeds,
     /// The machines of the space that are alive.
     pub heartbeats: Arc<Heartbeats>,
     /// Once this is cancelled nothing new is begun.

@@ -18,7 +18,8 @@ use crate::cloud::http::{client_builder, https_stays_https};
 use crate::config::machinetype::UserDataSource;
 use crate::config::{ImageSource, MachinetypeConfig, SpaceConfig};
 use crate::decide::Heartbeats;
-use crate::model::{FactoryName, MachineName, Secret, Timestamp};
+use crate::model::{FactoryName, MachineName, Secret, Timestamp, WriteToken};
+use crate::rng::Seeds;
 use crate::state::Published;
 
 use super::mjf;
@@ -41,6 +42,8 @@ const CLOSE: &str = "##";
 /// The names of the pattern for the proxy: that of the manual page, and that which later templates
 /// have.
 const X509_PROXY: [&str; 2] = ["x509_proxy", "option_x509_proxy"];
+/// The name of the pattern for the token that lets a machine write.
+const TOKEN: &str = "joboutputs_token";
 /// The name of the pattern that cvmfs_proxy_machinetype is for.
 const CVMFS_PROXY: &str = "option_cvmfs_proxy";
 
@@ -97,6 +100,8 @@ pub struct Context<'a> {
     pub heartbeats: &'a Heartbeats,
     /// The time.
     pub clock: &'a Clock,
+    /// Randomness, for its token.
+    pub seeds: &'a Seeds,
 }
 
 /// What a machine is given.
@@ -107,6 +112,21 @@ pub struct UserData {
     /// The moment from which the machine's shutdowntime counts, which is also the end of the proxy
     /// in the text.
     pub created: Timestamp,
+    /// The token in the text, if the template asks for one.
+    pub token: Option<WriteToken>,
+}
+
+impl UserData {
+    /// The text as it is kept on disk: the token is not.
+    pub fn kept(&self) -> Secret<Vec<u8>> {
+        let Some(token) = &self.token else {
+            return self.text.clone();
+        };
+        // All of it came from text.
+        let text = String::from_utf8_lossy(self.text.reveal());
+        let without = text.replace(token.text().reveal(), "[hidden]");
+        Secret::new(without.into_bytes())
+    }
 }
 
 /// The version as VMs are told it: `Vcycle v.v.v`.
@@ -123,6 +143,7 @@ fn automatic_values(context: Context<'_>) -> BTreeMap<String, String> {
         factory,
         heartbeats: _,
         clock: _,
+        seeds: _,
     } = context;
     let machinefeatures = mjf::url(space, machine, Published::Machinefeatures);
     let jobfeatures = mjf::url(space, machine, Published::Jobfeatures);
@@ -200,6 +221,16 @@ pub fn substitute(template: &str, values: &BTreeMap<String, String>) -> String {
     text
 }
 
+/// A token for the machine when its template asks for one: each is one more secret on the machine.
+/// It opens nothing on another server that the machine writes to, and is not shown to that.
+fn token(context: Context<'_>, template: &str) -> Option<WriteToken> {
+    let asked = template
+        .to_ascii_lowercase()
+        .contains(&format!("{OPEN}{TOKEN}{CLOSE}"));
+    let ours = context.machinetype.remote_joboutputs_url.is_none();
+    (asked && ours).then(|| WriteToken::new(&Secret::new(context.seeds.secret())))
+}
+
 /// Gets templates and makes user_data from them.
 #[derive(Clone, Debug)]
 pub struct Templates {
@@ -257,6 +288,12 @@ impl Templates {
             let proxies = context.heartbeats.cvmfs_proxies(of, *port, configured);
             values.extend(proxies.map(|proxies| (CVMFS_PROXY.to_owned(), proxies)));
         }
+        let token = token(context, &template);
+        values.extend(
+            token
+                .as_ref()
+                .map(|token| (TOKEN.to_owned(), token.text().reveal().clone())),
+        );
         // Nothing after this takes long.
         let created = context.clock.now();
         if let Some(files) = &machinetype.user_data_proxy {
@@ -268,6 +305,7 @@ impl Templates {
         Ok(UserData {
             text: Secret::new(substitute(&template, &values).into_bytes()),
             created,
+            token,
         })
     }
 
@@ -427,6 +465,7 @@ mod tests {
             factory: &factory,
             heartbeats: &Heartbeats::default(),
             clock: &Clock::manual(Timestamp::from_unix(1000)),
+            seeds: &Seeds::default(),
         };
         let made = templates.user_data(context).await.unwrap();
         assert_eq!(made.created, Timestamp::from_unix(1000));
@@ -439,6 +478,49 @@ mod tests {
                 manager_version()
             )
         );
+    }
+
+    #[tokio::test]
+    async fn a_token_is_made_only_for_who_asks_and_writes_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let template = dir.path().join("template");
+        let space = testing::space("");
+        let mut machinetype = testing::machinetype("a", "");
+        machinetype.user_data = UserDataSource::File(template.clone());
+        let machine = MachineName::new("vcycle-a-aaaaaaaaaa").unwrap();
+        let factory = FactoryName::new("f").unwrap();
+        let templates = Templates::new(dir.path());
+        let (heartbeats, clock, seeds) = (Heartbeats::default(), Clock::system(), Seeds::default());
+        let mut seen = BTreeSet::new();
+        for (text, elsewhere, expected) in [
+            ("x=##user_data_joboutputs_token##", false, true),
+            ("x=##user_data_joboutputs_TOKEN##", false, true),
+            ("x=##user_data_joboutputs_token##", true, false),
+            ("x=", false, false),
+        ] {
+            crate::state::Disk::default()
+                .write(dir.path(), &template, text.as_bytes(), 0o600)
+                .unwrap();
+            let url = "https://out.example.org/".parse().unwrap();
+            machinetype.remote_joboutputs_url = elsewhere.then_some(url);
+            let context = Context {
+                space: &space,
+                machinetype: &machinetype,
+                machine: &machine,
+                factory: &factory,
+                heartbeats: &heartbeats,
+                clock: &clock,
+                seeds: &seeds,
+            };
+            let made = templates.user_data(context).await.unwrap();
+            let token = made.token.as_ref().map(|token| token.text().reveal());
+            assert_eq!(token.is_some(), expected, "{text} {elsewhere}");
+            let whole = format!("x={}", token.map_or("", String::as_str));
+            assert_eq!(*made.text.reveal(), whole.as_bytes());
+            let kept = if expected { "x=[hidden]" } else { "x=" };
+            assert_eq!(*made.kept().reveal(), kept.as_bytes());
+            assert!(seen.insert(whole) || !expected, "each has its own");
+        }
     }
 
     #[tokio::test]
@@ -456,6 +538,7 @@ mod tests {
                 factory: &factory,
                 heartbeats: &Heartbeats::default(),
                 clock: &Clock::system(),
+                seeds: &Seeds::default(),
             })
             .await
             .unwrap_err()

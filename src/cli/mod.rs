@@ -5,6 +5,7 @@
 
 mod apel_sync;
 pub mod args;
+mod cgi;
 pub mod check;
 pub mod demo;
 pub mod exit;
@@ -30,6 +31,11 @@ use crate::model::FactoryName;
 
 /// Runs the command that `arguments` ask for, and says how it went.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    // A web server gives no arguments of ours.
+    if arguments.first().is_some_and(|name| cgi::is_called(name)) {
+        return report("vcycle-cgi", cgi::run());
+    }
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -45,12 +51,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             .into();
         }
     };
-    match dispatch(arguments) {
+    report("vcycled", dispatch(arguments))
+}
+
+fn report(program: &str, outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             if let Some(message) = &failure.message {
                 // The last resort of a program whose standard error is closed is its exit code.
-                let _written = writeln!(io::stderr(), "vcycled: {message}");
+                let _written = writeln!(io::stderr(), "{program}: {message}");
             }
             failure.exit.into()
         }

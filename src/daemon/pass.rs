@@ -308,6 +308,7 @@ impl Pass<'_> {
             factory: self.common.factory.clone(),
             clock: self.common.clock.clone(),
             templates: self.tick.templates.clone(),
+            seeds: self.common.seeds.clone(),
             heartbeats: Arc::new(heartbeats),
             stop: self.common.stop.clone(),
         }

@@ -12,6 +12,7 @@ pub mod placement;
 pub mod secret;
 pub mod snapshot;
 pub mod time;
+pub mod token;
 pub mod units;
 
 pub use dn::Dn;
@@ -26,4 +27,5 @@ pub use placement::{EXHAUSTED_FOR, Gigabytes, Place, Placement, Shortage};
 pub use secret::Secret;
 pub use snapshot::{Heartbeat, History, Machine, RemoteServer, SpaceSnapshot};
 pub use time::{Seconds, Timestamp};
+pub use token::{TokenHash, WriteToken};
 pub use units::{Hs06, InvalidUnit, Processors, Share};

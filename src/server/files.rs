@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use tokio::io::AsyncReadExt;
 
@@ -149,6 +149,18 @@ impl Directory {
         }
         files.sort();
         Ok(files)
+    }
+
+    /// Waits until no other process has it locked, and locks it until what is returned is dropped.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn lock(&self) -> io::Result<File> {
+        // A description of its own: a lock belongs to that.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let own = File::from(rustix::fs::openat(&self.0, ".", flags, Mode::empty())?);
+        rustix::fs::flock(&own, FlockOperation::LockExclusive)?;
+        Ok(own)
     }
 
     /// The open directory itself, to rename into and to sync.

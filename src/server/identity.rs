@@ -34,7 +34,7 @@ pub enum Credentials {
 
 /// Something that OpenSSL found wrong with a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Complaint {
+pub(super) struct Complaint {
     code: i32,
     text: &'static str,
     /// Which certificate of the chain; 0 is the client's own.
@@ -91,7 +91,7 @@ impl Complaints {
     }
 }
 
-const UNREADABLE: &str = "the certificate cannot be read";
+pub(super) const UNREADABLE: &str = "the certificate cannot be read";
 
 /// Numbers of OpenSSL 3 (`X509_V_ERR_*`), as a binding without `unsafe` gives them.
 mod code {
@@ -118,8 +118,17 @@ fn at<'a, 'b>(certs: &'b Chain<'a>, depth: usize) -> Option<&'b X509Certificate<
     certs.get(depth)?.as_ref()
 }
 
+/// Whose chain (DER, the client's own certificate first) this is, by the rules for proxies alone:
+/// supposing that signatures, times and trust are found to be good elsewhere.
+///
+/// # Errors
+/// Why it is nobody's.
+pub fn end_entity(chain: &[Vec<u8>]) -> Result<Dn, String> {
+    judge_chain(chain, &[])
+}
+
 /// Tells the end entity of a chain (DER, the client's own first) or why there is none.
-fn judge_chain(chain: &[Vec<u8>], complaints: &[Complaint]) -> Result<Dn, String> {
+pub(super) fn judge_chain(chain: &[Vec<u8>], complaints: &[Complaint]) -> Result<Dn, String> {
     // OpenSSL has accepted CAs that a stricter parser does not; only the certificates up to the
     // end entity have to be readable.
     let certs: Chain<'_> = chain

@@ -1,4 +1,5 @@
-//! Files that VMs send: received whole into `tmp`, then renamed into the machine's `joboutputs`.
+//! Files that VMs send: received whole into `tmp` (by a CGI program, under a hidden name beside
+//! their place), then renamed into the machine's `joboutputs`.
 //!
 //! A client that goes away, a disk that fills up and a crash leave nothing half-written: a file
 //! is in `joboutputs` from its rename on, or not at all. What a machine may leave there is limited
@@ -6,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::StatusCode;
@@ -14,9 +16,9 @@ use super::files::{Directory, NotAFile};
 use super::path::FileName;
 use super::reply::Refusal;
 use crate::clock::Clock;
-use crate::model::MachineName;
+use crate::model::{MachineName, Seconds, Timestamp};
 use crate::state::disk::{self, Disk, NewFile};
-use crate::state::{Layout, SHUTDOWN_MESSAGE};
+use crate::state::{Layout, Published, SHUTDOWN_MESSAGE};
 
 /// The most files in a machine's `joboutputs`: logs, a heartbeat and a message are a few dozen;
 /// without a limit a VM could use up all inodes with empty files.
@@ -44,6 +46,16 @@ pub struct Joboutputs {
     pending: Mutex<HashMap<MachineName, Pending>>,
     /// Held from the last look at the quota to the rename, so that both are one step.
     placing: Mutex<()>,
+    growth: Growth,
+}
+
+/// Where files grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Growth {
+    /// In `tmp`, where only the daemon writes.
+    Tmp,
+    /// In joboutputs itself, under names that begin with a dot, as other processes do.
+    Beside,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +87,15 @@ impl Joboutputs {
             limits,
             pending: Mutex::default(),
             placing: Mutex::default(),
+            growth: Growth::Tmp,
+        }
+    }
+
+    /// The same for one of many processes that may write to joboutputs and nowhere else.
+    pub fn beside(layout: Layout, clock: Clock, limits: Limits) -> Self {
+        Self {
+            growth: Growth::Beside,
+            ..Self::new(layout, clock, limits)
         }
     }
 
@@ -136,6 +157,10 @@ impl Joboutputs {
         }
         let placed = {
             let _one_at_a_time = lock(&self.placing);
+            let _one_process_at_a_time = match self.growth {
+                Growth::Tmp => None,
+                Growth::Beside => Some(directory.lock().map_err(disk)?),
+            };
             let old = existing_size(directory, name)?;
             if others_size(directory, name)?.saturating_add(growing.written) > self.limits.machine {
                 return Err(self.no_room());
@@ -152,24 +177,32 @@ impl Joboutputs {
         Ok(placed)
     }
 
-    /// Begins a file. Blocks.
+    /// Begins a file for `machine`. Blocks.
     ///
     /// # Errors
     /// What the disk says.
-    pub fn begin(&self) -> Result<Growing, Refusal> {
-        let path = disk::temporary_path(&self.layout.tmp());
-        let file =
-            self.layout
-                .disk()
-                .create_new(&path, disk::PUBLIC)
-                .map_err(|error| match error.kind() {
-                    // Not the machine but our own `tmp` is missing.
-                    io::ErrorKind::NotFound => Refusal::new(
-                        StatusCode::INTERNAL_SERVER_ERROR,
-                        "the directory for files on their way is missing",
-                    ),
-                    _ => Refusal::disk(&error),
-                })?;
+    pub fn begin(&self, machine: &MachineName) -> Result<Growing, Refusal> {
+        let path = match self.growth {
+            Growth::Tmp => disk::temporary_path(&self.layout.tmp()),
+            Growth::Beside => {
+                let outputs = self.layout.published(machine, Published::Joboutputs);
+                sweep(self.layout.disk(), &outputs, self.clock.now());
+                disk::hidden_path(&outputs)
+            }
+        };
+        let created = self.layout.disk().create_new(&path, disk::PUBLIC);
+        let file = created.map_err(|error| match (error.kind(), self.growth) {
+            // Not the machine but our own `tmp` is missing.
+            (io::ErrorKind::NotFound, Growth::Tmp) => Refusal::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the directory for files on their way is missing",
+            ),
+            (io::ErrorKind::PermissionDenied, Growth::Beside) => Refusal::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the web server may not write to joboutputs; see vcycle-cgi(8)",
+            ),
+            _ => Refusal::disk(&error),
+        })?;
         Ok(Growing {
             disk: self.layout.disk().clone(),
             file,
@@ -200,6 +233,26 @@ impl Joboutputs {
                 self.limits.machine
             ),
         )
+    }
+}
+
+/// So old is no file that still grows: no body takes that long.
+const ABANDONED: Seconds = Seconds::new(3600);
+
+/// Removes what processes that were killed have left among the files of a machine.
+fn sweep(disk: &Disk, outputs: &Path, now: Timestamp) {
+    let entries = std::fs::read_dir(outputs).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(disk::HIDDEN.as_bytes()));
+        let written = || {
+            let found = std::fs::symlink_metadata(&path).ok()?;
+            Some(Timestamp::from_system_time(found.modified().ok()?))
+        };
+        if hidden && written().is_some_and(|written| now.since(written) > ABANDONED) {
+            disk.discard(&path);
+        }
     }
 }
 
@@ -239,6 +292,11 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// Whose it is.
+    pub const fn machine(&self) -> &MachineName {
+        &self.machine
+    }
+
     /// Makes sure that there is room for `bytes` in all.
     ///
     /// # Errors
@@ -287,6 +345,11 @@ pub struct Growing {
 }
 
 impl Growing {
+    /// How much of it is there.
+    pub const fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Adds to its end. Blocks.
     ///
     /// # Errors
@@ -319,8 +382,6 @@ impl Drop for Growing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Timestamp;
-    use crate::state::Published;
 
     struct World {
         _root: tempfile::TempDir,
@@ -363,7 +424,7 @@ mod tests {
         }
 
         fn put(&self, name: &str, content: &[u8]) -> Result<Placed, u16> {
-            let mut growing = self.joboutputs.begin().unwrap();
+            let mut growing = self.joboutputs.begin(&self.machine).unwrap();
             growing.write(content).unwrap();
             let name = FileName::new(name).unwrap();
             self.joboutputs
@@ -432,7 +493,7 @@ mod tests {
     #[test]
     fn an_upload_that_stops_leaves_nothing() {
         let world = world(10, 100);
-        let mut growing = world.joboutputs.begin().unwrap();
+        let mut growing = world.joboutputs.begin(&world.machine).unwrap();
         growing.write(b"half").unwrap();
         assert_eq!(world.temporary_files(), 1);
         drop(growing);
@@ -465,5 +526,35 @@ mod tests {
             found.version.modified,
             Timestamp::from_unix(6000).to_system_time()
         );
+    }
+
+    #[test]
+    fn beside_the_daemon_files_grow_hidden_and_what_was_left_goes() {
+        let mut world = world(10, 100);
+        let clock = Clock::manual(Timestamp::from_unix(10_000));
+        let limits = Limits {
+            file: 10,
+            machine: 100,
+        };
+        world.joboutputs = Arc::new(Joboutputs::beside(world.layout.clone(), clock, limits));
+        let outputs = world
+            .layout
+            .published(&world.machine, Published::Joboutputs);
+        let left = |age: u64| {
+            let file = std::fs::File::create(outputs.join(format!(".upload.1.{age}"))).unwrap();
+            let time = Timestamp::from_unix(10_000 - age).to_system_time();
+            file.set_modified(time).unwrap();
+        };
+        left(3601);
+        left(3500);
+        assert_eq!(world.put("heartbeat", b"1"), Ok(Placed::New));
+        assert_eq!(world.put("heartbeat", b"2"), Ok(Placed::Replaced));
+        let entries = std::fs::read_dir(&outputs).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".upload.1.3500", "heartbeat"]);
+        assert_eq!(world.temporary_files(), 0);
+        let shown = world.directory.list().unwrap();
+        assert_eq!(shown.len(), 1, "{shown:?}");
     }
 }

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// The most connections at a time. VMs connect for milliseconds every few minutes: this is for
-/// many thousands of them, and costs some 100 MB at worst.
-const MAX_CONNECTIONS: u64 = 4096;
+/// many thousands of them, and for crowds that only hold connections; an idle one costs some
+/// 30 KiB.
+const MAX_CONNECTIONS: u64 = 16_384;
 
 /// The most connections from one address (of IPv6, one /64 network): all VMs of a site may come
 /// through one address translator, and yet one address must not take all places.

@@ -7,21 +7,26 @@
 //!
 //! It serves the state directory and nothing else: whether a machine exists and who may write to
 //! it is read from disk with each request, so it needs no word from the daemon and never sees a
-//! cloud or a space. The same tree can be served by Apache. Invariants:
+//! cloud or a space. The same tree can be served by Apache, which calls [`cgi`] for
+//! joboutputs. Invariants:
 //!
 //! 1. Anybody may read the features of a machine that exists, and heartbeat lists. Joboutputs are
-//!    for the one whose certificate has exactly the subject in the machine's `https_x509dn`.
+//!    for the one whose certificate has exactly the subject in the machine's `https_x509dn`, and
+//!    for the holder of the machine's token.
 //! 2. Nothing outside the heartbeat lists and a machine's published directories can be read or
 //!    written, by any path or symbolic link.
 //! 3. A client's certificate never ends a handshake; it decides what the client may do.
 //! 4. Everything that a client can make us hold is limited: connections, time, bytes, files.
 
+mod access;
+pub mod cgi;
 mod files;
 mod identity;
 mod joboutputs;
 mod limits;
 mod listen;
 mod occasionally;
+mod offline;
 mod path;
 mod reply;
 mod router;
@@ -35,7 +40,7 @@ use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-pub use identity::Credentials;
+pub use identity::{Credentials, end_entity};
 pub use joboutputs::Limits;
 pub use reply::ReplyBody;
 pub use router::{Access, Client, Router};

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, EXPECT, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, EXPECT, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Body;
+use tokio::time::Instant;
 
+use super::access::{self, Received};
 use super::files::{Directory, OpenFile};
 use super::identity::Credentials;
 use super::joboutputs::{Growing, Joboutputs, Limits, Placed, Reservation};
@@ -18,8 +20,8 @@ use super::path::{FileName, HeartbeatList, Leaf, Target};
 use super::reply::{self, Refusal, ReplyBody};
 use crate::blocking;
 use crate::clock::Clock;
-use crate::model::{Dn, MachineName};
-use crate::state::{Layout, Published};
+use crate::model::{Dn, MachineName, TokenHash};
+use crate::state::{Layout, Published, TOKEN_HASH};
 
 /// The longest pause within a body. A VM sends from memory or its own disk; a longer pause is a
 /// broken network or somebody who wants to hold the connection.
@@ -40,9 +42,6 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// A full disk is said once in this time, and each kind of refusal for one machine in that.
 const DISK_FULL: Duration = Duration::from_secs(60);
 const REFUSED: Duration = Duration::from_secs(3600);
-
-/// The longest path that goes into our log.
-const LOGGED_PATH: usize = 600;
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -82,13 +81,39 @@ impl Router {
         }
     }
 
+    /// Serves `layout` in one of many processes of another server, whose user may write to
+    /// joboutputs and nothing else.
+    pub fn beside(layout: Layout, clock: Clock, limits: Limits) -> Self {
+        let joboutputs = Joboutputs::beside(layout.clone(), clock.clone(), limits);
+        Self {
+            joboutputs: Arc::new(joboutputs),
+            ..Self::new(layout, clock, limits)
+        }
+    }
+
     /// Answers one request. Never fails: what goes wrong is an answer too.
     pub async fn answer<B>(&self, request: Request<B>, client: &Client) -> Response<ReplyBody>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
+        let begun = Instant::now();
         let (head, mut body) = request.into_parts();
+        let response = self.answer_parts(&head, &mut body, client).await;
+        access::note(&head, client, &response, begun);
+        response
+    }
+
+    async fn answer_parts<B>(
+        &self,
+        head: &http::request::Parts,
+        body: &mut B,
+        client: &Client,
+    ) -> Response<ReplyBody>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
         let list = HeartbeatList::parse(head.uri.path());
         let answered = match (&head.method, list) {
             (&Method::GET | &Method::HEAD, Some(list)) => self.heartbeat_list(&list, &head.headers),
@@ -96,14 +121,11 @@ impl Router {
             (&Method::GET | &Method::HEAD, None) => {
                 self.read(head.uri.path(), &head.headers, client)
             }
-            (&Method::PUT, None) => self.write(&head, &mut body, client).await,
+            (&Method::PUT, None) => self.write(head, body, client).await,
             (_, None) => Target::parse(head.uri.path()).and_then(|target| Err(no_method(&target))),
         };
         let refusal = match answered {
             Ok(response) => {
-                let status = response.status().as_u16();
-                let (method, path) = (&head.method, head.uri.path());
-                tracing::debug!(client = %client.address, %method, path, status, "answered");
                 return match head.method {
                     Method::HEAD => reply::without_body(response),
                     _ => response,
@@ -111,10 +133,10 @@ impl Router {
             }
             Err(refusal) => refusal,
         };
-        self.log_refusal(&head, client, &refusal);
+        self.log_refusal(head, client, &refusal);
         // A client that waits for "100 Continue" has sent nothing and now never will.
         if !head.headers.contains_key(EXPECT) {
-            drain(&mut body).await;
+            drain(body).await;
         }
         let response = refusal.into_response();
         match head.method {
@@ -133,7 +155,7 @@ impl Router {
         let target = Target::parse(path)?;
         let machine = self.machine(&target.machine)?;
         if target.directory == Published::Joboutputs {
-            authorise(&machine, &target.machine, client)?;
+            authorise(&machine, &target.machine, (client, headers))?;
         }
         let directory = published(&machine, target.directory)?;
         match &target.leaf {
@@ -179,7 +201,7 @@ impl Router {
             return Err(no_method(&target));
         }
         let machine = self.machine(&target.machine)?;
-        authorise(&machine, &target.machine, client)?;
+        authorise(&machine, &target.machine, (client, &head.headers))?;
         let Leaf::File(name) = target.leaf else {
             return Err(Refusal::new(
                 StatusCode::BAD_REQUEST,
@@ -196,11 +218,20 @@ impl Router {
             Ok(received) => received,
             Err(_) => Err(too_slow()),
         };
-        let placed = self.place(growing, directory, name).await?;
-        Ok(reply::empty(match placed {
+        let received = growing.as_ref().map_or(0, |(growing, rest)| {
+            let rest = u64::try_from(rest.len()).unwrap_or(u64::MAX);
+            let written = growing.as_ref().map_or(0, Growing::written);
+            written.saturating_add(rest)
+        });
+        let placed = self
+            .place(growing, &target.machine, (directory, name))
+            .await?;
+        let mut response = reply::empty(match placed {
             Placed::New => StatusCode::CREATED,
             Placed::Replaced => StatusCode::OK,
-        }))
+        });
+        response.extensions_mut().insert(Received(received));
+        Ok(response)
     }
 
     /// Takes a body to its end: what fits into memory in one piece, the rest through the disk.
@@ -234,17 +265,26 @@ impl Router {
             reservation.cover(total)?;
             piece.extend_from_slice(&data);
             if piece.len() >= PIECE {
-                growing = Some(self.append(growing, piece.split().freeze()).await?);
+                let machine = reservation.machine();
+                growing = Some(
+                    self.append(growing, machine, piece.split().freeze())
+                        .await?,
+                );
             }
         }
     }
 
-    async fn append(&self, growing: Option<Growing>, piece: Bytes) -> Result<Growing, Refusal> {
-        let joboutputs = Arc::clone(&self.joboutputs);
+    async fn append(
+        &self,
+        growing: Option<Growing>,
+        machine: &MachineName,
+        piece: Bytes,
+    ) -> Result<Growing, Refusal> {
+        let (joboutputs, machine) = (Arc::clone(&self.joboutputs), machine.clone());
         blocking::run(move || {
             let mut growing = match growing {
                 Some(growing) => growing,
-                None => joboutputs.begin()?,
+                None => joboutputs.begin(&machine)?,
             };
             growing.write(&piece)?;
             Ok(growing)
@@ -256,15 +296,15 @@ impl Router {
     async fn place(
         &self,
         received: Result<(Option<Growing>, Bytes), Refusal>,
-        directory: Directory,
-        name: FileName,
+        machine: &MachineName,
+        (directory, name): (Directory, FileName),
     ) -> Result<Placed, Refusal> {
-        let joboutputs = Arc::clone(&self.joboutputs);
+        let (joboutputs, machine) = (Arc::clone(&self.joboutputs), machine.clone());
         blocking::run(move || {
             let placed = received.and_then(|(growing, rest)| {
                 let mut growing = match growing {
                     Some(growing) => growing,
-                    None => joboutputs.begin()?,
+                    None => joboutputs.begin(&machine)?,
                 };
                 growing.write(&rest)?;
                 joboutputs.place(growing, &directory, &name)
@@ -289,16 +329,13 @@ impl Router {
     /// its heartbeat will be destroyed. It tries every few minutes, so each kind is said once in
     /// a while. What is not there is asked for all the time, and by anybody.
     fn log_refusal(&self, head: &http::request::Parts, client: &Client, refusal: &Refusal) {
-        let path: String = head.uri.path().chars().take(LOGGED_PATH).collect();
+        let path = access::path(head);
         let method = &head.method;
         let status = refusal.status.as_u16();
         let reason = refusal.reason.as_str();
         let address = client.address;
         let machine = Target::parse(&path).ok().map(|target| target.machine);
-        let dn = match &client.access {
-            Access::Tls(Credentials::Verified(dn)) => dn.to_string(),
-            Access::Plain | Access::Tls(_) => String::new(),
-        };
+        let dn = access::dn(client);
         let said = match (refusal.status, machine) {
             (StatusCode::INSUFFICIENT_STORAGE, _) => self.disk_full.due(()),
             (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, _) | (_, None) => None,
@@ -346,12 +383,20 @@ fn published(machine: &Directory, which: Published) -> Result<Directory, Refusal
 }
 
 /// Whether `client` may read and write the joboutputs of the machine: only when the machinetype
-/// had an x509dn when the machine was made, and the client has proved to be just that (SPEC 8).
-fn authorise(machine: &Directory, name: &MachineName, client: &Client) -> Result<(), Refusal> {
+/// had an x509dn when the machine was made, and the client has proved to be just that, or when it
+/// shows the machine's own token (SPEC 8).
+fn authorise(
+    machine: &Directory,
+    name: &MachineName,
+    (client, headers): (&Client, &HeaderMap),
+) -> Result<(), Refusal> {
     let credentials = match &client.access {
         Access::Plain => return Err(Refusal::forbidden("joboutputs needs HTTPS")),
         Access::Tls(credentials) => credentials,
     };
+    if let Some(token) = bearer_token(headers) {
+        return authorise_by_token(machine, token);
+    }
     let allowed = machine
         .small_text("https_x509dn")
         .map_err(|error| Refusal::disk(&error))?
@@ -367,6 +412,26 @@ fn authorise(machine: &Directory, name: &MachineName, client: &Client) -> Result
         ))),
         Credentials::None => Err(Refusal::forbidden("joboutputs needs a client certificate")),
         Credentials::Refused(reason) => Err(Refusal::forbidden(reason.clone())),
+    }
+}
+
+/// The token of `Authorization: Bearer TOKEN` (RFC 6750). Other schemes are not ours to judge.
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("Bearer")
+        .then(|| token.trim_matches(' '))
+}
+
+fn authorise_by_token(machine: &Directory, token: &str) -> Result<(), Refusal> {
+    let kept = machine
+        .small_text(TOKEN_HASH)
+        .map_err(|error| Refusal::disk(&error))?;
+    match kept.as_deref().map(TokenHash::parse) {
+        Some(Some(hash)) if hash.matches(token) => Ok(()),
+        Some(_) => Err(Refusal::forbidden("this is not the token of this machine")),
+        None => Err(Refusal::forbidden("this machine has no token")),
     }
 }
 

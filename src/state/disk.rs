@@ -30,6 +30,15 @@ pub fn temporary_path(tmp: &Path) -> PathBuf {
     tmp.join(format!("{}.{count}", std::process::id()))
 }
 
+/// What the names of files begin with that grow beside their place.
+pub const HIDDEN: &str = ".upload.";
+
+/// A path in `directory` that no other call of any process uses, hidden from those who list it.
+pub fn hidden_path(directory: &Path) -> PathBuf {
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    directory.join(format!("{HIDDEN}{}.{count}", std::process::id()))
+}
+
 /// The directory that `path` is an entry of; that of a bare name is the current one.
 pub fn directory_of(path: &Path) -> &Path {
     match path.parent() {
@@ -142,6 +151,16 @@ impl Disk {
         self.will(Effect::CreateDir(path))?;
         fs::create_dir(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    }
+
+    /// Creates the directory `path`, which must not exist, so that `group` can write to it as well.
+    ///
+    /// # Errors
+    /// What the file system says: only root, and members of the group, may do this.
+    pub fn create_dir_for(&self, path: &Path, group: u32) -> io::Result<()> {
+        self.create_dir(path, 0o755)?;
+        std::os::unix::fs::chown(path, None, Some(group))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o2775))
     }
 
     /// Creates `path` and the directories above it where they are missing. When it returns the

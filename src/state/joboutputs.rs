@@ -251,13 +251,15 @@ fn names(directory: &Path) -> Result<Vec<String>, StateError> {
     Ok(names)
 }
 
-/// The regular files in a directory. Links, pipes and directories are none that a machine wrote.
+/// The regular files in a directory. Links, pipes and directories are none that a machine wrote,
+/// and what begins with a dot is still on its way.
 fn regular_files(disk: &Disk, directory: &Path) -> io::Result<Vec<OsString>> {
     disk.read(directory)?;
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if entry.file_type()?.is_file() {
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if entry.file_type()?.is_file() && !hidden {
             files.push(entry.file_name());
         }
     }

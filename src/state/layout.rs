@@ -75,6 +75,9 @@ impl Published {
     }
 }
 
+/// The file of a machine with the SHA-256 of the token that lets its holder write to joboutputs.
+pub const TOKEN_HASH: &str = "joboutputs_token_sha256";
+
 /// The file in joboutputs in which a VM says why it ended.
 pub const SHUTDOWN_MESSAGE: &str = "shutdown_message";
 

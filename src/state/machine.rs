@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{
-    Disk, IoContext, Published, SHUTDOWN_MESSAGE, StateError, Store, TimeFile, disk, read_small,
-    read_time, read_value,
+    Disk, IoContext, Published, SHUTDOWN_MESSAGE, StateError, Store, TOKEN_HASH, TimeFile, disk,
+    read_small, read_time, read_value,
 };
 use crate::model::{
     CloudId, Ended, FactoryName, Hs06, MachineFiles, MachineName, MachinetypeName, Processors,
-    Seconds, Secret, ShutdownMessage, SpaceName, Timestamp,
+    Seconds, Secret, ShutdownMessage, SpaceName, Timestamp, TokenHash,
 };
 
 /// Everything that the directory of a new machine holds.
@@ -31,6 +32,8 @@ pub struct NewMachine {
     pub id: Option<CloudId>,
     /// Who may write to joboutputs, as a distinguished name in slash form.
     pub https_x509dn: Option<String>,
+    /// Whose holder may write to joboutputs as well.
+    pub token: Option<TokenHash>,
     /// `fizzle_seconds` of the machinetype.
     pub fizzle: Option<Seconds>,
     /// `hepscore23_per_processor` of the machinetype.
@@ -115,6 +118,14 @@ impl Store {
         Ok(loaded)
     }
 
+    /// The group of another web server, whose CGI program writes to joboutputs: that of `machines`,
+    /// when the admin has given that directory the setgid bit.
+    fn writers(&self) -> Option<u32> {
+        const SETGID: u32 = 0o2000;
+        let found = fs::metadata(self.layout.machines()).ok()?;
+        (found.mode() & SETGID != 0).then(|| found.gid())
+    }
+
     /// The names of all machine directories, in no order.
     fn machine_names(&self) -> Result<Vec<MachineName>, StateError> {
         let dir = self.layout.machines();
@@ -156,7 +167,7 @@ impl Store {
         let place = self.layout.machine(&new.name);
         // The error names the place and not what grows in `tmp`, whose name is never the same: a
         // trouble that lasts has to be the same text each time.
-        let made = fill_machine(disk, &growing, new)
+        let made = fill_machine(disk, &growing, (new, self.writers()))
             .context("create", &place)
             .and_then(|()| {
                 load_directory(disk, &growing, new.name.clone()).map_err(|error| error.at(&place))
@@ -374,7 +385,11 @@ impl Store {
 }
 
 /// Writes everything below `dir`, which must not exist, and syncs it.
-fn fill_machine(disk: &Disk, dir: &Path, new: &NewMachine) -> io::Result<()> {
+fn fill_machine(
+    disk: &Disk,
+    dir: &Path,
+    (new, writers): (&NewMachine, Option<u32>),
+) -> io::Result<()> {
     let public = |path: &Path, text: &str| disk.create_synced(path, text.as_bytes(), disk::PUBLIC);
     disk.create_dir(dir, 0o755)?;
     public(&dir.join("created"), &new.created.to_string())?;
@@ -383,6 +398,9 @@ fn fill_machine(disk: &Disk, dir: &Path, new: &NewMachine) -> io::Result<()> {
     public(&dir.join("manager"), new.manager.as_str())?;
     if let Some(dn) = &new.https_x509dn {
         public(&dir.join("https_x509dn"), dn)?;
+    }
+    if let Some(token) = &new.token {
+        public(&dir.join(TOKEN_HASH), &token.to_string())?;
     }
     if let Some(fizzle) = new.fizzle {
         public(&dir.join("fizzle_seconds"), &fizzle.to_string())?;
@@ -409,7 +427,10 @@ fn fill_machine(disk: &Disk, dir: &Path, new: &NewMachine) -> io::Result<()> {
     }
     for which in Published::ALL {
         let sub = dir.join(which.dir_name());
-        disk.create_dir(&sub, 0o755)?;
+        match (which, writers) {
+            (Published::Joboutputs, Some(group)) => disk.create_dir_for(&sub, group)?,
+            _ => disk.create_dir(&sub, 0o755)?,
+        }
         let files = match which {
             Published::Machinefeatures => &new.machinefeatures,
             Published::Jobfeatures => &new.jobfeatures,
@@ -501,6 +522,7 @@ mod tests {
             created: Timestamp::from_unix(1000),
             id: None,
             https_x509dn: Some("/DC=org/CN=vm".to_owned()),
+            token: None,
             fizzle: Some(Seconds::new(600)),
             hepscore23_per_processor: Some(11.25),
             accounting_fqan: Some("/vo/Role=NULL".to_owned()),

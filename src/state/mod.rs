@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use disk::Disk;
 pub use joboutputs::Kept;
-pub use layout::{Layout, Published, SHUTDOWN_MESSAGE, TimeFile};
+pub use layout::{Layout, Published, SHUTDOWN_MESSAGE, TOKEN_HASH, TimeFile};
 pub use machine::{Loaded, NewMachine, Unread};
 
 use crate::model::{MachinetypeName, SpaceName, Timestamp};

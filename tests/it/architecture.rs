@@ -53,6 +53,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "decide",
             "model",
+            "rng",
             "state",
             "telemetry",
         ],

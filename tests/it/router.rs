@@ -12,12 +12,15 @@ use http::{Request, Version};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body, Frame};
 use vcycle::clock::Clock;
-use vcycle::model::{Dn, FactoryName, MachineName, MachinetypeName, SpaceName, Timestamp};
+use vcycle::model::{
+    Dn, FactoryName, MachineName, MachinetypeName, SpaceName, Timestamp, TokenHash,
+};
 use vcycle::server::{Access, Client, Credentials, Limits, Router};
 use vcycle::state::{NewMachine, Published, Store};
 
 const MACHINE: &str = "vcycle-a-abcdefghij";
 const DN: &str = "/DC=org/CN=vm";
+const TOKEN: &str = "token-of-the-machine";
 
 struct World {
     _root: tempfile::TempDir,
@@ -42,6 +45,7 @@ impl World {
             flavor: None,
             zone: None,
             https_x509dn: Some(DN.to_owned()),
+            token: Some(TokenHash::of(TOKEN)),
             user_data: None,
             machinefeatures: BTreeMap::new(),
             jobfeatures: BTreeMap::new(),
@@ -207,4 +211,72 @@ async fn trouble_of_our_own_is_not_the_clients() {
     let (status, reason) = world.answer(put(Full::from("x")), Some(DN)).await;
     assert_eq!(status, 403);
     assert!(reason.contains("cannot be read"), "{reason}");
+}
+
+#[tokio::test]
+async fn the_token_of_a_machine_opens_that_machine_and_no_other() {
+    let world = World::new();
+    let other = "vcycle-b-abcdefghij";
+    let with = |method: &str, machine: &str, authorization: &str| {
+        Request::builder()
+            .method(method)
+            .uri(format!("/machines/{machine}/joboutputs/x"))
+            .version(Version::HTTP_2)
+            .header("authorization", authorization)
+            .body(Full::from("content"))
+            .unwrap()
+    };
+    let bearer = format!("Bearer {TOKEN}");
+    assert_eq!(
+        world.answer(with("GET", MACHINE, &bearer), None).await.0,
+        404
+    );
+    assert_eq!(
+        world.answer(with("PUT", MACHINE, &bearer), None).await.0,
+        201
+    );
+    let (status, body) = world.answer(with("GET", MACHINE, &bearer), None).await;
+    assert_eq!((status, &*body), (200, "content"));
+    assert_eq!(world.answer(with("PUT", other, &bearer), None).await.0, 404);
+    for wrong in [
+        "Bearer",
+        "Bearer ",
+        "Bearer x",
+        "Basic eDp4",
+        "Bearer token-of-the-machin",
+    ] {
+        let (status, reason) = world.answer(with("PUT", MACHINE, wrong), None).await;
+        assert_eq!(status, 403, "{wrong}: {reason}");
+        assert!(!reason.contains("token-of"), "{reason}");
+    }
+    // Who shows a token is judged by it; without one a certificate counts, as ever.
+    assert_eq!(
+        world
+            .answer(with("PUT", MACHINE, "Bearer x"), Some(DN))
+            .await
+            .0,
+        403
+    );
+    assert_eq!(
+        world
+            .answer(with("PUT", MACHINE, "Basic eDp4"), Some(DN))
+            .await
+            .0,
+        200
+    );
+    let client = Client {
+        address: "192.0.2.1:4711".parse().unwrap(),
+        access: Access::Plain,
+    };
+    let clear = world
+        .router
+        .answer(with("PUT", MACHINE, &bearer), &client)
+        .await;
+    assert_eq!(clear.status(), 403, "a token is not for the clear");
+    let name = MachineName::new(MACHINE).unwrap();
+    world.store.remove_machine(&name).unwrap();
+    assert_eq!(
+        world.answer(with("PUT", MACHINE, &bearer), None).await.0,
+        404
+    );
 }

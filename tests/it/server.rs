@@ -1,7 +1,10 @@
 //! The HTTPS server over real sockets: what is served, what is taken, and how it ends.
 
+mod apache;
 mod certificates;
+mod conformance;
 mod curl;
+mod hostile;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +17,7 @@ use std::time::{Duration, Instant};
 use openssl::ssl::{SslConnector, SslMethod, SslStream, SslVersion};
 use vcycle::clock::Clock;
 use vcycle::config::ServerConfig;
-use vcycle::model::{FactoryName, MachineName, MachinetypeName, SpaceName, Timestamp};
+use vcycle::model::{FactoryName, MachineName, MachinetypeName, SpaceName, Timestamp, TokenHash};
 use vcycle::server::Server;
 use vcycle::state::{Layout, NewMachine, Published, Store};
 
@@ -80,6 +83,7 @@ fn machine(name: &str, machinetype: &str, dn: Option<&str>) -> NewMachine {
         flavor: None,
         zone: None,
         https_x509dn: dn.map(ToOwned::to_owned),
+        token: None,
         user_data: None,
         machinefeatures: BTreeMap::from([("total_cpu", "2".to_owned())]),
         jobfeatures: BTreeMap::from([
@@ -91,11 +95,20 @@ fn machine(name: &str, machinetype: &str, dn: Option<&str>) -> NewMachine {
 
 impl World {
     fn new() -> Self {
+        Self::with(|_| {}, None)
+    }
+
+    /// A world whose directory is prepared before there is anything in it, and whose machine takes
+    /// files from the holder of a token, too.
+    fn with(prepare: fn(&std::path::Path), token: Option<TokenHash>) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path());
         let store = Store::open(dir.path().join("state")).unwrap();
-        store
-            .create_machine(&machine(MACHINE, "a", Some(DN)))
-            .unwrap();
+        let new = NewMachine {
+            token,
+            ..machine(MACHINE, "a", Some(DN))
+        };
+        store.create_machine(&new).unwrap();
         store.create_machine(&machine(CLOSED, "b", None)).unwrap();
         let ca_path = dir.path().join("certificates");
         fs::create_dir(&ca_path).unwrap();
@@ -154,6 +167,19 @@ impl World {
     }
 
     fn connect_by(&self, party: Option<&Party>, version: SslVersion) -> SslStream<TcpStream> {
+        self.handshake(party, version).unwrap()
+    }
+
+    /// A connection, `None` when the handshake fails.
+    fn try_connect(&self, party: Option<&Party>) -> Option<SslStream<TcpStream>> {
+        self.handshake(party, SslVersion::TLS1_3).ok()
+    }
+
+    fn handshake(
+        &self,
+        party: Option<&Party>,
+        version: SslVersion,
+    ) -> Result<SslStream<TcpStream>, openssl::ssl::HandshakeError<TcpStream>> {
         let mut client = CONNECTOR.configure().unwrap();
         client.set_max_proto_version(Some(version)).unwrap();
         if let Some(party) = party {
@@ -166,7 +192,7 @@ impl World {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        client.connect("localhost", stream).unwrap()
+        client.connect("localhost", stream)
     }
 
     /// Sends `text` over a connection of its own and reads the answer to its end.

@@ -638,6 +638,7 @@ async fn https_server(state: &Path, name: &MachineName) -> (Server, std::path::P
             created: Timestamp::from_unix(1),
             id: None,
             https_x509dn: Some("/DC=org/CN=vm.example.org".to_owned()),
+            token: None,
             fizzle: None,
             hepscore23_per_processor: None,
             accounting_fqan: None,

@@ -94,6 +94,8 @@ fn every_pattern_is_replaced_once_or_removed() {
         ("manager_machinefeatures_url", of_machine("machinefeatures")),
         ("manager_jobfeatures_url", of_machine("jobfeatures")),
         ("manager_joboutputs_url", of_machine("joboutputs")),
+        // On disk there is only its hash.
+        ("joboutputs_token", "[hidden]".to_owned()),
         ("option_queue", "long ##user_data_site## queue".to_owned()),
         ("option_Queue", "long ##user_data_site## queue".to_owned()),
         ("option_from_file", inserted.to_owned()),

@@ -1,5 +1,6 @@
 //! The built binary as an admin runs it: real processes, files, sockets and signals.
 
+mod access;
 mod apel;
 mod client;
 mod clouds;
@@ -23,4 +24,5 @@ mod secrets;
 mod serving;
 mod shutdown;
 mod systemd;
+mod tokens;
 mod vacmon;

@@ -16,6 +16,7 @@
 //! | `simulated` | the file of the embedded cloud |
 //! | `vacuum_pipe` | the documents of vacuum pipes, to the configuration that comes of them |
 //! | `proxies` | certificates and keys that proxies are made from |
+//! | `server` | paths of requests, and chains of certificates |
 //! | `texts` | shutdown_message, DNs, cloud errors, user_data templates, names |
 //!
 //! Parsers that nothing outside their module sees have their properties beside them (`src/config/ini.rs`,
@@ -30,6 +31,7 @@ mod memory;
 mod openstack;
 mod proxies;
 mod pythons;
+mod server;
 mod simulated;
 mod situation;
 mod state;

@@ -147,6 +147,7 @@ fn new_machine(name: &str) -> NewMachine {
         created: Timestamp::from_unix(1000),
         id: Some(CloudId::new(name)),
         https_x509dn: None,
+        token: None,
         fizzle: Some(Seconds::new(600)),
         hepscore23_per_processor: None,
         accounting_fqan: None,

@@ -46,7 +46,7 @@ fn foreign_proxy(world: &World) -> PathBuf {
 }
 
 /// Runs curl as VMs do and gives the status, and the body on the lines before it.
-fn curl(world: &World, proxy: Option<&Path>, args: &[&str]) -> Option<String> {
+pub(super) fn curl(world: &World, proxy: Option<&Path>, args: &[&str]) -> Option<String> {
     let mut command = Command::new("curl");
     command
         .args(["--silent", "--show-error", "--max-time", "20", "--capath"])
