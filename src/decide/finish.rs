@@ -83,10 +83,10 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
                 });
             }
         }
-        Bucket::Unlisted if files.stopped.is_none() => {
+        Bucket::Unlisted => {
             actions.extend(start(machine, started, None));
             let last_running = view.last_running(machine.machine);
-            if files.updated != Some(last_running) {
+            if files.stopped.is_none() && files.updated != Some(last_running) {
                 actions.push(Bookkeeping::Miss {
                     machine: name(),
                     last_running,
@@ -94,7 +94,7 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
             }
         }
         Bucket::Gone | Bucket::NeverAppeared => actions.extend(start(machine, started, None)),
-        Bucket::Pending | Bucket::Unlisted => {}
+        Bucket::Pending => {}
     }
     actions.extend(placement::remember(view, machine));
     let mut over = files.finished.is_some();
