@@ -53,19 +53,13 @@ impl Vms {
     /// A server boots, or goes on from where it was.
     pub(super) fn boot(&self, id: &str) {
         let (vms, id) = (self.clone(), id.to_owned());
-        tokio::spawn(async move {
-            let stop = vms.stop.clone();
-            stop.run_until_cancelled(vms.live(&id)).await;
-        });
+        tokio::spawn(async move { until(&vms.stop, vms.live(&id)).await });
     }
 
     /// A server is deleted.
     pub(super) fn remove(&self, id: &str) {
         let (vms, id) = (self.clone(), id.to_owned());
-        tokio::spawn(async move {
-            let stop = vms.stop.clone();
-            stop.run_until_cancelled(vms.vanish(&id)).await;
-        });
+        tokio::spawn(async move { until(&vms.stop, vms.vanish(&id)).await });
     }
 
     async fn vanish(&self, id: &str) {
@@ -169,5 +163,39 @@ impl Vms {
             }
             clock.sleep(left).await;
         }
+    }
+}
+
+/// Goes on until the stop. The stop comes first: what the daemon serves ends right after it, and a
+/// VM that saw that before it saw the stop would complain of it.
+async fn until(stop: &CancellationToken, life: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = life => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_vm_that_was_stopped_does_not_do_what_it_was_about_to_do() {
+        let stop = CancellationToken::new();
+        let (send, sent) = tokio::sync::oneshot::channel();
+        let acted = std::cell::Cell::new(false);
+        let life = async {
+            sent.await.unwrap();
+            acted.set(true);
+        };
+        let vm = until(&stop, life);
+        tokio::pin!(vm);
+        assert!(futures_util::poll!(&mut vm).is_pending());
+        // Both happen before its task has a turn again.
+        stop.cancel();
+        send.send(()).unwrap();
+        vm.await;
+        assert!(!acted.get());
     }
 }
