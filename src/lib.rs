@@ -44,7 +44,8 @@
 //! | [`daemon`] | the driver and the tasks of the spaces | all of these |
 //! | [`cli`] | the command line | daemon |
 //!
-//! Commands beside a running daemon tell it something through [`state::order`] and nothing else.
+//! Commands beside a running daemon tell it something through [`state::order`] and nothing else, and
+//! ask it over its local socket, [`daemon::admin`].
 //!
 //! What holds everywhere:
 //!

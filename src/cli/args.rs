@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::check::CheckFormat;
 use crate::account::sync::Month;
-use crate::model::{FactoryName, SpaceName, Timestamp};
+use crate::model::{FactoryName, MachineName, MachinetypeName, SpaceName, Timestamp};
 use crate::state::layout::DEFAULT_ROOT;
 
 /// A VM lifecycle manager: fills cloud projects with VMs by target shares, looks after them and
@@ -19,6 +19,8 @@ use crate::state::layout::DEFAULT_ROOT;
         vcycled demo                       see it work, without any cloud\n  \
         vcycled check                      is the configuration good?\n  \
         vcycled plan example.org           what would the next cycle do, and why not more?\n  \
+        vcycled status                     what is there, and what happens to it?\n  \
+        vcycled explain example.org        why is nothing (more) created there?\n  \
         vcycled shutdown --in 7200         be empty in two hours; --cancel takes it back\n  \
         vcycled                            run the daemon\n\n\
         Manual pages: vcycled(8), vcycle.conf(5)"
@@ -64,6 +66,10 @@ pub enum Command {
     Check(CheckOptions),
     /// Show what the next cycle would destroy and create, and why not more; change nothing.
     Plan(PlanOptions),
+    /// Show what the daemon has and does: spaces, machinetypes, machines.
+    Status(StatusOptions),
+    /// Say why nothing (more) is created in a space, rule by rule, and when that will change.
+    Explain(ExplainOptions),
     /// Shut spaces down for a while, or cancel that, without editing the configuration.
     Shutdown(ShutdownOptions),
     /// Count the accounting records of a month, and queue the count for the accounting server.
@@ -119,6 +125,60 @@ pub struct PlanOptions {
     /// Write the situation that was found to a file, secrets hidden.
     #[arg(long, value_name = "FILE", requires = "space")]
     pub dump_snapshot: Option<PathBuf>,
+}
+
+/// Options of `status`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    vcycled status                     everything, once\n  \
+    vcycled status --watch             again every two seconds, until Ctrl-C\n  \
+    vcycled status --json | jq '.spaces[].report.machinetypes'\n  \
+    vcycled status vcycle-atlas-k3j9x0q2ab")]
+pub struct StatusOptions {
+    /// The whole story of this machine.
+    #[arg(value_name = "MACHINE")]
+    pub machine: Option<MachineName>,
+    /// Only this space.
+    #[arg(long, value_name = "SPACE", conflicts_with = "machine")]
+    pub space: Option<SpaceName>,
+    /// Show all machines that have ended and whose directories are kept, not only the latest.
+    #[arg(long)]
+    pub all: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Show it again every so many seconds [default: 2].
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    watch: Option<Option<u64>>,
+}
+
+impl StatusOptions {
+    /// How often it is shown; `None` for once.
+    pub fn every(&self) -> Option<u64> {
+        self.watch.map(|seconds| seconds.unwrap_or(2))
+    }
+}
+
+/// Options of `explain`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    vcycled explain example.org        all machinetypes of the space\n  \
+    vcycled explain example.org atlas  one of them")]
+pub struct ExplainOptions {
+    /// The space.
+    pub space: SpaceName,
+    /// Only this machinetype.
+    pub machinetype: Option<MachinetypeName>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Explain a recorded or hand-written situation, as plan does, in place of what the daemon does.
+    #[arg(long, value_name = "FILE")]
+    pub snapshot: Option<PathBuf>,
+    /// The moment to decide at, in Unix seconds [default: that of the snapshot].
+    #[arg(long, value_name = "TIME", value_parser = parse_time, requires = "snapshot")]
+    pub now: Option<Timestamp>,
 }
 
 fn parse_time(text: &str) -> Result<Timestamp, String> {

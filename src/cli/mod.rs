@@ -1,17 +1,27 @@
-//! The command line: `vcycled [run] | check | plan | shutdown | apel-sync | demo`.
+//! The command line: `vcycled [run] | check | plan | status | explain | shutdown | apel-sync | demo`.
+//!
+//! Commands that show what the daemon does ask it over its local socket ([`crate::daemon::admin`]),
+//! and read the state directory when none runs.
 //!
 //! Arguments, the environment and the host's name are read here and nowhere below. Every expected
 //! failure has a code in [`exit`].
 
 mod apel_sync;
 pub mod args;
+mod ask;
 mod cgi;
 pub mod check;
 pub mod demo;
 pub mod exit;
+mod explain;
+mod human;
 mod plan;
 mod run;
+mod show;
 mod shutdown;
+mod status;
+mod story;
+mod told;
 mod wake;
 
 use std::ffi::OsString;
@@ -73,6 +83,8 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Run => run::run(settings),
         Command::Check(options) => run_check(&settings, &options),
         Command::Plan(options) => plan::run(&settings, &options),
+        Command::Status(options) => status::run(&settings, &options),
+        Command::Explain(options) => explain::run(&settings, &options),
         Command::ApelSync(options) => apel_sync::run(&settings, &options),
         Command::Shutdown(options) => shutdown::run(&settings, &options),
         Command::Demo(options) => run::demo(options),
@@ -111,6 +123,7 @@ fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
         interval: crate::model::Seconds::new(arguments.interval),
         factory,
         clock: Clock::system(),
+        socket: Some(crate::state::Layout::new(&arguments.state_dir).socket()),
         host: Host::default(),
     })
 }

@@ -55,6 +55,24 @@ pub fn run(settings: &Settings, options: &PlanOptions) -> Result<(), Failure> {
 
 /// Decides from a recorded situation. Touches no cloud and no state directory.
 fn replay(settings: &Settings, options: &PlanOptions, file: &Path) -> Result<(), Failure> {
+    let found = recorded(settings, options.space.as_ref(), file)?;
+    let now = options.now.unwrap_or(found.now);
+    print(options, &found.config, &found.snapshot, &Counts::new(), now)
+}
+
+/// A situation to decide in.
+pub(super) struct Found {
+    pub config: SpaceConfig,
+    pub snapshot: SpaceSnapshot,
+    pub now: Timestamp,
+}
+
+/// A recorded situation, which has to be that of `space` if one is named.
+pub(super) fn recorded(
+    settings: &Settings,
+    space: Option<&SpaceName>,
+    file: &Path,
+) -> Result<Found, Failure> {
     let shown = file.display();
     let bytes = std::fs::read(file)
         .map_err(|error| Failure::new(Exit::Io, format!("cannot read {shown}: {error}")))?;
@@ -62,7 +80,7 @@ fn replay(settings: &Settings, options: &PlanOptions, file: &Path) -> Result<(),
     let text = String::from_utf8(bytes)
         .map_err(|error| bad(format!("not a snapshot: {}", error.utf8_error())))?;
     let situation = Situation::parse(&text).map_err(|error| bad(error.to_string()))?;
-    if let Some(space) = &options.space
+    if let Some(space) = space
         && *space != situation.space
     {
         return Err(bad(format!(
@@ -70,15 +88,43 @@ fn replay(settings: &Settings, options: &PlanOptions, file: &Path) -> Result<(),
             situation.space
         )));
     }
+    let recorded = situation.now;
     let (config, snapshot) = situation
         .into_snapshot(&settings.config_context())
         .map_err(|error| bad(error.to_string()))?;
-    let recorded = situation.now;
-    let now = options
-        .now
-        .or(recorded)
-        .unwrap_or_else(|| Clock::system().now());
-    print(options, &config, &snapshot, &Counts::new(), now)
+    let now = recorded.unwrap_or_else(|| Clock::system().now());
+    Ok(Found {
+        config,
+        snapshot,
+        now,
+    })
+}
+
+/// The situation of one space at this moment, as a dry run sees it: connects to its cloud.
+pub(super) async fn found_now(settings: &Settings, name: &SpaceName) -> Result<Found, Failure> {
+    let pipes = pipes::read_known(&Layout::new(&settings.state_dir));
+    let loaded = config::load_with(&settings.sources, &settings.config_context(), &pipes);
+    let Some(config) = &loaded.config else {
+        for problem in &loaded.problems {
+            eprintln!("{problem:#}");
+        }
+        return Err(Failure::new(Exit::Config, "the configuration has errors"));
+    };
+    let space = config.spaces.get(name).ok_or_else(|| no_space(name))?;
+    let (config, snapshot, _, _) = look_at(settings, config, space.clone()).await?;
+    Ok(Found {
+        config,
+        snapshot,
+        now: settings.clock.now(),
+    })
+}
+
+/// A name that the configuration does not have.
+pub(super) fn no_space(name: &SpaceName) -> Failure {
+    Failure::new(
+        Exit::Usage,
+        format!("there is no space {name} in the configuration"),
+    )
 }
 
 async fn look(settings: &Settings, options: &PlanOptions) -> Result<(), Failure> {
@@ -94,12 +140,7 @@ async fn look(settings: &Settings, options: &PlanOptions) -> Result<(), Failure>
         None => config.spaces.values().collect(),
         Some(name) => match config.spaces.get(name) {
             Some(space) => vec![space],
-            None => {
-                return Err(Failure::new(
-                    Exit::Usage,
-                    format!("there is no space {name} in the configuration"),
-                ));
-            }
+            None => return Err(no_space(name)),
         },
     };
     let mut failed = false;

@@ -10,15 +10,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::admin::AdminSocket;
 use super::https::HttpsServer;
 use super::joboutputs::Janitor;
 use super::unread::UnreadDirectories;
-use super::{Board, Common, Control, DaemonError, Settings, Tick, space_task};
+use super::{Board, Common, Control, DaemonError, DaemonStatus, Settings, Tick, space_task};
 use crate::act::userdata::Templates;
 use crate::blocking;
 use crate::config::{self, Config};
 use crate::images;
-use crate::model::{MachineFiles, SpaceName};
+use crate::model::{MachineFiles, SpaceName, Timestamp};
 use crate::pipes;
 use crate::state::{Layout, StateError, Store};
 use crate::telemetry::Repeats;
@@ -51,6 +52,32 @@ async fn load(settings: &Settings, pipes: &Arc<config::Pipes>) -> config::Loaded
     let (sources, context) = (settings.sources.clone(), settings.config_context());
     let pipes = Arc::clone(pipes);
     blocking::run(move || config::load_with(&sources, &context, &pipes)).await
+}
+
+fn daemon_status(settings: &Settings, now: Timestamp) -> DaemonStatus {
+    DaemonStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        factory: settings.factory.clone(),
+        process: std::process::id(),
+        started: now,
+        interval: settings.interval,
+    }
+}
+
+/// The local socket. A daemon that cannot have it does its work all the same.
+fn open_socket(settings: &Settings, store: &Store, board: &Board) -> Option<AdminSocket> {
+    let path = settings.socket.clone()?;
+    let shown = path.display().to_string();
+    let disk = store.layout().disk();
+    match AdminSocket::start(path, disk, board.clone(), settings.clock.clone()) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            warn!(
+                "cannot listen at {shown}: {error}; vcycled status and explain cannot ask this daemon"
+            );
+            None
+        }
+    }
 }
 
 /// All machine directories, by space. Those of spaces that are not configured are kept too: the
@@ -94,6 +121,7 @@ pub(super) struct Driver {
     /// The latest.
     tick: Tick,
     server: HttpsServer,
+    socket: Option<AdminSocket>,
     pipes: pipes::Keeper,
     /// Directories of spaces that have no task now.
     machines: BTreeMap<SpaceName, Vec<MachineFiles>>,
@@ -132,7 +160,10 @@ impl Driver {
         let machines = load_machines(&store, &config, &mut unread)?;
         let server = HttpsServer::start(&config.server, &store, &settings.clock).await?;
         let config = Arc::new(config);
-        board.config_loaded(settings.clock.now());
+        let now = settings.clock.now();
+        board.begin(daemon_status(&settings, now));
+        board.config_loaded(now);
+        let socket = open_socket(&settings, &store, &board);
         let tick = Tick {
             config: Arc::clone(&config),
             templates: Templates::new(&config.server.ca_path),
@@ -155,6 +186,7 @@ impl Driver {
             settings,
             tick,
             server,
+            socket,
             machines,
             unread,
             janitor: Janitor::default(),
@@ -165,6 +197,7 @@ impl Driver {
         };
         driver.fetch_pipes();
         driver.start_spaces().await;
+        driver.show_orphans();
         info!(
             version = env!("CARGO_PKG_VERSION"),
             "running with {} space(s), state in {}",
@@ -251,6 +284,7 @@ impl Driver {
         self.tick = next;
         self.fetch_pipes();
         self.start_spaces().await;
+        self.show_orphans();
         let (store, repeats) = (&self.common.store, &mut self.repeats);
         self.janitor.tend(store, &self.tick.config, now, repeats);
     }
@@ -309,6 +343,16 @@ impl Driver {
         }
     }
 
+    /// Shows the machines of spaces that are not configured: they are nobody's, and left alone.
+    fn show_orphans(&self) {
+        let known = self.machines.iter();
+        let orphans = known.filter(|(space, machines)| {
+            !self.tick.config.spaces.contains_key(*space) && !machines.is_empty()
+        });
+        let orphans = orphans.map(|(space, machines)| (space.clone(), machines.len()));
+        self.common.board.orphans(orphans.collect());
+    }
+
     /// Reads the directories of spaces that were lost again: once for all of them, and where it
     /// may block, for a hundred thousand take seconds.
     async fn find_the_lost(&mut self) {
@@ -351,6 +395,7 @@ impl Driver {
                     );
                 }
                 self.machines.insert(space, files);
+                self.show_orphans();
             }
             Err(failed) => {
                 let mut spaces = self.running.iter();
@@ -384,6 +429,9 @@ impl Driver {
             );
         }
         self.server.stop().await;
+        if let Some(socket) = self.socket {
+            socket.end();
+        }
         info!("stopped");
     }
 }
@@ -420,6 +468,7 @@ mod tests {
             interval: Seconds::new(3600),
             factory: FactoryName::new("factory.example.org").unwrap(),
             clock: Clock::system(),
+            socket: None,
             host: Host::default(),
         }
     }

@@ -1,5 +1,7 @@
 //! The daemon: one driver, one task for each space, one HTTPS server.
 //!
+//! A local socket ([`admin`]) tells commands what the [`Board`] shows.
+//!
 //! The driver reads the configuration at every tick and hands it to the spaces; each space runs
 //! its own passes in its own task, so that a slow or dead cloud delays no other. A tick that comes
 //! while a space is still in a pass is not queued: the next pass begins with the latest one.
@@ -13,13 +15,16 @@
 //!    changes something and is under way may end for a few seconds. A process that is killed
 //!    instead loses nothing either.
 
+pub mod admin;
 mod driver;
 mod heartbeats;
 mod https;
 mod joboutputs;
 mod leaks;
+mod machines;
 mod pass;
 mod remote;
+mod showing;
 mod shutdown;
 mod space_task;
 mod status;
@@ -33,9 +38,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use leaks::{find_leftovers, listed};
+pub use machines::{MachineStatus, Messages, Phase, machine_statuses};
 pub use pass::observe_once;
 pub use remote::last_answers;
-pub use status::{Board, ConfigStatus, SpaceStatus, Status};
+pub use status::{Board, ConfigStatus, DaemonStatus, SpaceStatus, Status, Trouble};
 
 use crate::act::userdata::Templates;
 use crate::clock::Clock;
@@ -62,6 +68,8 @@ pub struct Settings {
     pub factory: FactoryName,
     /// The time.
     pub clock: Clock,
+    /// Where the local socket is to be; `None` for none.
+    pub socket: Option<PathBuf>,
     /// What else the daemon finds around it.
     pub host: Host,
 }

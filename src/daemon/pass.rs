@@ -7,6 +7,7 @@ use tracing::{debug, error};
 
 use super::joboutputs::{self, Keeper};
 use super::leaks::LeakMemory;
+use super::machines::{MachineStatus, Messages};
 use super::shutdown;
 use super::vacmon::VacMonMemory;
 use super::{Common, Tick};
@@ -66,6 +67,8 @@ pub(super) struct Known {
     pub remotes: Remotes,
     pub lists: HeartbeatLists,
     pub images: images::Keeper,
+    /// What machines that have ended left as their shutdown messages.
+    pub messages: Messages,
 }
 
 /// Everything that one pass needs.
@@ -75,6 +78,17 @@ pub(super) struct Pass<'a> {
     pub config: Arc<SpaceConfig>,
     pub cloud: Arc<dyn Cloud>,
     pub known: &'a mut Known,
+}
+
+/// What a pass that came through has to show.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// When it was decided.
+    pub decided: Timestamp,
+    /// Counts, limits, and why not more.
+    pub report: Report,
+    /// The machines.
+    pub machines: Vec<MachineStatus>,
 }
 
 /// Whether a machine was refused in a way that a lost image would be.
@@ -114,7 +128,7 @@ pub async fn observe_once(
 }
 
 impl Pass<'_> {
-    pub async fn run(mut self, seed: Seed) -> Result<Report, PassError> {
+    pub async fn run(mut self, seed: Seed) -> Result<Done, PassError> {
         self.collect_joboutputs();
         // What was seen is at least as old as this: a listing with repeats takes minutes.
         let scanned = self.common.clock.now();
@@ -127,7 +141,12 @@ impl Pass<'_> {
         let actor = self.actor(heartbeats, &snapshot);
         let report = self.carry_out(&actor, plan, &failed).await;
         self.look_for_leaks(&snapshot, &actor).await;
-        Ok(report)
+        let machines = self.machines(&snapshot).await;
+        Ok(Done {
+            decided: now,
+            report,
+            machines,
+        })
     }
 
     /// Looks at everything that is decided from. Ends at once when the daemon is to stop.

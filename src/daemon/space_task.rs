@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tracing::{Instrument, debug, error, info};
 
-use super::pass::{Known, Pass, PassError};
+use super::machines::{Messages, machine_statuses};
+use super::pass::{Done, Known, Pass, PassError};
 use super::shutdown;
 use super::status::SpaceStatus;
 use super::{Common, Tick};
@@ -16,6 +17,7 @@ use crate::cloud::{self, Cloud, CloudError, Outside};
 use crate::config::{Api, SpaceConfig};
 use crate::model::{MachineFiles, Processors, SpaceName};
 use crate::observe::Memory;
+use crate::record;
 use crate::rng::Seed;
 
 /// What [`Repeats`] calls what ends passes.
@@ -51,6 +53,7 @@ pub(super) async fn run(
         connection: None,
         status: SpaceStatus::default(),
     };
+    task.show_what_is_on_disk();
     loop {
         let tick = ticks.borrow_and_update().clone();
         task.take_up(&mut found);
@@ -107,15 +110,17 @@ impl SpaceTask {
     }
 
     async fn one_pass(&mut self, tick: &Tick, config: SpaceConfig, seed: Seed) {
-        let clock = &self.common.clock;
+        let clock = self.common.clock.clone();
         self.status.passes += 1;
         self.status.began = clock.now();
         let result = self.try_pass(tick, config.clone(), seed).await;
         match result {
-            Ok(report) => {
-                self.status.error = None;
+            Ok(done) => {
+                self.status.succeeded(clock.now());
                 self.status.last_scan = self.known.memory.previous_scan;
-                self.status.report = report;
+                self.status.decided = Some(done.decided);
+                self.status.report = done.report;
+                self.status.machines = Arc::new(done.machines);
                 if let Some(count) = self.known.repeats.is_over(CLOUD) {
                     info!("the cloud can be reached again, after {count} cycle(s)");
                 }
@@ -137,9 +142,11 @@ impl SpaceTask {
                 } else {
                     debug!("{text}; again nothing is created or destroyed");
                 }
-                self.status.error = Some(text);
+                self.status.failed(text, clock.now());
             }
         }
+        self.status.took = clock.now().since(self.status.began);
+        self.status.disk_full = record::is_out_of_room(&self.known.repeats);
         self.status.totals = self.known.totals;
         self.status.leaks = self.known.leaks.status.clone();
         self.status.images = self.known.images.states(&config);
@@ -151,7 +158,7 @@ impl SpaceTask {
         tick: &Tick,
         mut config: SpaceConfig,
         seed: Seed,
-    ) -> Result<crate::decide::Report, PassError> {
+    ) -> Result<Done, PassError> {
         // One that is there and cannot be read may ask for the end of everything, or have been
         // meant to: until it can be read nothing is created or destroyed.
         config.ordered_shutdown = self.common.store.ordered_shutdown(&config.name)?;
@@ -168,6 +175,14 @@ impl SpaceTask {
             known: &mut self.known,
         };
         pass.run(seed).await
+    }
+
+    /// Until the first scan: what the directories say.
+    fn show_what_is_on_disk(&mut self) {
+        let machines = self.known.memory.machines.values();
+        let machines = machine_statuses(machines, None, &Messages::new(), None);
+        self.status.machines = Arc::new(machines);
+        self.common.board.put(&self.space, self.status.clone());
     }
 
     /// Nobody is to look for machines that nobody looks after.

@@ -9,6 +9,7 @@ use super::placement::{self, Usable};
 use super::plan::{
     Blocked, Bookkeeping, Create, MachinetypeReport, Report, SpaceReport, Unit, share_weight,
 };
+use super::rules::{Check, Rule};
 use super::view::View;
 use crate::config::{ImageSource, MachinetypeConfig};
 use crate::model::{
@@ -59,14 +60,12 @@ pub(super) fn creates(
     let machinetypes = kinds
         .iter()
         .map(|kind| {
-            let stopped_by = match qualifies(view, kind, &room) {
-                Err(why) => why,
-                // `choose` found nothing that qualifies.
-                Ok(flavor) => room
-                    .blocks(flavor.processors)
-                    .unwrap_or(Blocked::NoLimitKnown),
-            };
-            (kind.config.name.clone(), kind.report(stopped_by))
+            // `choose` has found nothing that qualifies.
+            let stopped_by = qualifies(view, kind, &room)
+                .err()
+                .unwrap_or(Blocked::NoLimitKnown);
+            let rules = explain(view, kind, &room, &stopped_by);
+            (kind.config.name.clone(), kind.report(stopped_by, rules))
         })
         .collect();
     (
@@ -120,36 +119,46 @@ fn choose<'a>(
 /// The flavor of the next machine of this kind, or the first rule that forbids one.
 fn qualifies<'a>(view: &View<'_>, kind: &Kind<'a>, room: &Room) -> Result<&'a Flavor, Blocked> {
     kind.standing.clone()?;
-    if kind.on_trial(view.now) {
-        return Err(Blocked::Trial {
-            until: kind.trial_until,
-            young: kind.young,
-        });
+    if let Some(blocked) = kind.trial().forbids(view.now) {
+        return Err(blocked);
     }
     let mut why = None;
-    for Usable {
-        flavor,
-        closed_until,
-    } in &kind.flavors
-    {
-        if let Some(until) = *closed_until {
-            why = why.or_else(|| {
-                let flavor = flavor.name.clone();
-                Some(Blocked::Exhausted { flavor, until })
-            });
-            continue;
-        }
-        match kind
-            .blocks(flavor.processors)
-            .or_else(|| room.blocks(flavor.processors))
-        {
-            None => return Ok(flavor),
+    for usable in &kind.flavors {
+        let mut rules = kind.flavor_rules(room, usable);
+        match rules.find_map(|rule| rule.forbids(view.now)) {
+            None => return Ok(usable.flavor),
             Some(blocked) if blocked.passes_soon() => return Err(blocked),
             Some(blocked) => why = why.or(Some(blocked)),
         }
     }
     // `standing` has made sure that there is a flavor.
     Err(why.unwrap_or(Blocked::NoFlavor { why: String::new() }))
+}
+
+/// The rules that [`qualifies`] goes by, in its order, and which of them has given the reason.
+fn explain(view: &View<'_>, kind: &Kind<'_>, room: &Room, reason: &Blocked) -> Vec<Check> {
+    let general = kind.rules.iter().cloned().chain([kind.trial()]);
+    let of_flavors = kind.flavors.iter().flat_map(|usable| {
+        let flavor = &usable.flavor.name;
+        let rules = kind.flavor_rules(room, usable);
+        rules.map(move |rule| (rule, Some(flavor.clone())))
+    });
+    let mut is_given = false;
+    general
+        .map(|rule| (rule, None))
+        .chain(of_flavors)
+        .map(|(rule, of_flavor)| {
+            let blocked = rule.forbids(view.now);
+            let decides = !is_given && blocked.as_ref() == Some(reason);
+            is_given |= decides;
+            Check {
+                rule,
+                of_flavor,
+                forbids: blocked.is_some(),
+                decides,
+            }
+        })
+        .collect()
 }
 
 impl Blocked {
@@ -182,7 +191,9 @@ impl Blocked {
 struct Kind<'a> {
     config: &'a MachinetypeConfig,
     flavors: Vec<Usable<'a>>,
-    /// Whether anything that does not change within the pass forbids new machines.
+    /// The rules that do not change within the pass, in the order in which they are told.
+    rules: Vec<Rule>,
+    /// Whether any of them forbids new machines.
     standing: Result<(), Blocked>,
     machines: u32,
     starting: u32,
@@ -193,7 +204,7 @@ struct Kind<'a> {
     starting_processors: Processors,
     weight: f64,
     created: u32,
-    trial_until: Timestamp,
+    trial_until: Option<Timestamp>,
 }
 
 impl Kind<'_> {
@@ -237,42 +248,43 @@ impl Kind<'_> {
         }
     }
 
-    fn on_trial(&self, now: Timestamp) -> bool {
-        now < self.trial_until && self.young > 0
+    /// After a backoff one machine at a time is tried until one survives fizzle_seconds.
+    const fn trial(&self) -> Rule {
+        Rule::Trial {
+            until: self.trial_until,
+            young: self.young,
+        }
     }
 
-    /// The machinetype's own limits.
-    fn blocks(&self, need: Processors) -> Option<Blocked> {
-        if let Some(limit) = self.config.max_machines
-            && self.machines >= limit
-        {
-            return Some(Blocked::MachinetypeMachines {
+    /// The rules for one more machine of a flavor: the cloud's room, the machinetype's own limits,
+    /// and those of the space.
+    fn flavor_rules(&self, room: &Room, usable: &Usable<'_>) -> impl Iterator<Item = Rule> {
+        let need = usable.flavor.processors;
+        let of_the_cloud = Rule::FlavorRoom {
+            flavor: usable.flavor.name.clone(),
+            until: usable.closed_until,
+        };
+        let own = [
+            Rule::MachinetypeMachines {
                 have: self.machines,
-                limit,
-            });
-        }
-        if let Some(limit) = self.config.processors_limit
-            && (self.processors + need).get() > limit
-        {
-            return Some(Blocked::MachinetypeProcessors {
+                limit: self.config.max_machines,
+            },
+            Rule::MachinetypeProcessors {
                 have: self.processors,
                 need,
-                limit,
-            });
-        }
-        if let Some(limit) = self.config.max_starting_processors
-            && (self.starting_processors + need).get() > limit
-        {
-            return Some(Blocked::StartingProcessors {
+                limit: self.config.processors_limit,
+            },
+            Rule::StartingProcessors {
                 have: self.starting_processors,
                 need,
-                limit,
-            });
-        }
-        None
+                limit: self.config.max_starting_processors,
+            },
+        ];
+        let rules = [of_the_cloud].into_iter().chain(own);
+        rules.chain(room.rules(need))
     }
 
-    fn report(&self, stopped_by: Blocked) -> MachinetypeReport {
+    fn report(&self, stopped_by: Blocked, rules: Vec<Check>) -> MachinetypeReport {
         MachinetypeReport {
             machines: self.machines,
             starting: self.starting,
@@ -282,6 +294,7 @@ impl Kind<'_> {
             target_share: self.config.target_share.get(),
             creates: self.created,
             stopped_by,
+            rules,
         }
     }
 }
@@ -353,12 +366,14 @@ fn new_kind<'a>(
     }
     let flavors = placement::usable(view, config);
     let backoff_until = history.last_abort.map(|at| at + config.backoff);
-    let standing = standing(view, config, &history, backoff_until)
-        .and_then(|()| flavors.as_ref().map(|_| ()).map_err(Clone::clone));
+    let no_flavor = flavors.as_ref().err();
+    let rules = standing_rules(view, config, &history, backoff_until, no_flavor);
+    let forbidden = rules.iter().find_map(|rule| rule.forbids(view.now));
     Kind {
         config,
         flavors: flavors.unwrap_or_default(),
-        standing,
+        rules,
+        standing: forbidden.map_or(Ok(()), Err),
         machines: 0,
         starting: 0,
         running: 0,
@@ -367,74 +382,85 @@ fn new_kind<'a>(
         starting_processors: Processors::default(),
         weight: 0.0,
         created: 0,
-        trial_until: backoff_until.map_or(Timestamp::default(), |until| until + config.fizzle),
+        trial_until: backoff_until.map(|until| until + config.fizzle),
     }
 }
 
-/// Rules that hold for the whole pass, in the order in which they are told.
-fn standing(
+/// The rules whose numbers do not change within the pass, in the order in which they are told.
+fn standing_rules(
     view: &View<'_>,
     config: &MachinetypeConfig,
     history: &History,
     backoff_until: Option<Timestamp>,
-) -> Result<(), Blocked> {
-    if config.target_share.get() <= 0.0 {
-        return Err(Blocked::NoTargetShare);
-    }
-    if let Some(at) = view.config.down_by() {
-        // A machine is never told of an end that is nearer than the grace, and one that has not
-        // lived for fizzle_seconds was made for nothing.
-        let least = view.config.grace.max(config.fizzle);
-        if view.now + least > at {
-            return Err(Blocked::ShutdownTime {
-                at,
-                passed: view.now >= at,
-                ordered: view.config.is_ordered_down(),
-            });
-        }
-    }
-    if let Some(missing) = view.suspect {
-        return Err(Blocked::SuspectScan {
+    no_flavor: Option<&Blocked>,
+) -> Vec<Rule> {
+    let last_failure = history.last_failure.filter(|_| history.failures > 0);
+    vec![
+        Rule::TargetShare {
+            share: config.target_share.get(),
+        },
+        Rule::ShutdownTime {
+            at: view.config.down_by(),
+            // A machine is never told of an end that is nearer than the grace, and one that has not
+            // lived for fizzle_seconds was made for nothing.
+            least: view.config.grace.max(config.fizzle),
+            ordered: view.config.is_ordered_down(),
+        },
+        Rule::Listing {
+            missing: view.suspect,
             scans: view.snapshot.empty_scans.max(1),
-            missing,
-        });
-    }
-    has_image(view, config)?;
-    if let Some(until) = backoff_until.filter(|until| view.now < *until) {
-        return Err(Blocked::Backoff { until });
-    }
-    if let Some(last) = history.last_failure.filter(|_| history.failures > 0) {
-        let until = last + failure_pause(history.failures);
-        if view.now < until {
-            return Err(Blocked::Failing {
-                failures: history.failures,
-                until,
-            });
-        }
-    }
-    Ok(())
+        },
+        root_image(view, config),
+        Rule::Backoff {
+            last_abort: history.last_abort,
+            seconds: config.backoff,
+            until: backoff_until,
+        },
+        Rule::Failing {
+            failures: history.failures,
+            until: last_failure.map(|last| last + failure_pause(history.failures)),
+        },
+        Rule::Flavors {
+            names: config.flavor_names.clone(),
+            why: no_flavor.map(|blocked| match blocked {
+                Blocked::NoFlavor { why } => why.clone(),
+                other => other.to_string(),
+            }),
+        },
+    ]
 }
 
 /// Whether there is something to boot from.
-fn has_image(view: &View<'_>, config: &MachinetypeConfig) -> Result<(), Blocked> {
-    match (&config.root_image, &config.cernvm_signing_dn) {
-        (ImageSource::Cloud(_), None) => Ok(()),
-        (ImageSource::Cloud(image), Some(_)) => Err(Blocked::Unsupported {
-            what: format!(
-                "cernvm_signing_dn cannot be checked of image:{image}, which only the cloud has: give root_image as a file or URL, or leave cernvm_signing_dn out"
-            ),
-        }),
-        (ImageSource::File(_) | ImageSource::Url(_), _) => {
-            match view.snapshot.images.get(&config.name) {
-                Some(ImageState::Ready { .. }) => Ok(()),
-                Some(state) => Err(Blocked::Image {
-                    why: state.to_string(),
-                }),
-                None => Err(Blocked::Image {
-                    why: "not looked at yet".to_owned(),
-                }),
-            }
+fn root_image(view: &View<'_>, config: &MachinetypeConfig) -> Rule {
+    let (mut waits, mut unsupported) = (None, None);
+    let image = match &config.root_image {
+        ImageSource::Cloud(image) => {
+            unsupported = config.cernvm_signing_dn.as_ref().map(|_| {
+                format!(
+                    "cernvm_signing_dn cannot be checked of image:{image}, which only the cloud has: give root_image as a file or URL, or leave cernvm_signing_dn out"
+                )
+            });
+            format!("image:{image}")
         }
+        ImageSource::File(_) | ImageSource::Url(_) => {
+            let state = view.snapshot.images.get(&config.name);
+            let text = state.map_or_else(|| "not looked at yet".to_owned(), ToString::to_string);
+            match state {
+                Some(ImageState::Ready { .. }) => {}
+                Some(
+                    ImageState::Uploading { .. }
+                    | ImageState::Waiting { .. }
+                    | ImageState::Unwanted,
+                )
+                | None => waits = Some(text.clone()),
+            }
+            text
+        }
+    };
+    Rule::RootImage {
+        image,
+        waits,
+        unsupported,
     }
 }
 
@@ -511,47 +537,32 @@ impl Room {
         self.created_processors = self.created_processors + processors;
     }
 
-    /// The first limit of the space that forbids one more machine with `need` processors.
-    fn blocks(&self, need: Processors) -> Option<Blocked> {
-        if self.machines_limit.is_none() && self.processors_limit.is_none() {
-            return Some(Blocked::NoLimitKnown);
-        }
-        if let Some(limit) = self.machines_limit
-            && self.machines >= limit
-        {
-            return Some(Blocked::SpaceMachines {
+    /// The limits of the space for one more machine with `need` processors.
+    fn rules(&self, need: Processors) -> [Rule; 5] {
+        [
+            Rule::LimitKnown {
+                machines: self.machines_limit,
+                processors: self.processors_limit,
+            },
+            Rule::SpaceMachines {
                 have: self.machines,
-                limit,
-            });
-        }
-        if let Some(limit) = self.processors_limit
-            && (self.processors + need).get() > limit
-        {
-            return Some(Blocked::SpaceProcessors {
+                limit: self.machines_limit,
+            },
+            Rule::SpaceProcessors {
                 have: self.processors,
                 need,
-                limit,
-            });
-        }
-        if let Some(cap) = self.machines_cap
-            && self.created >= cap
-        {
-            return Some(Blocked::CycleCap {
-                cap,
-                unit: Unit::Machines,
-            });
-        }
-        // A machine larger than 10 % of the limit is still created, one in a cycle.
-        if let Some(cap) = self.processors_cap
-            && self.created > 0
-            && (self.created_processors + need).get() > cap
-        {
-            return Some(Blocked::CycleCap {
-                cap,
-                unit: Unit::Processors,
-            });
-        }
-        None
+                limit: self.processors_limit,
+            },
+            Rule::CycleMachines {
+                created: self.created,
+                cap: self.machines_cap,
+            },
+            Rule::CycleProcessors {
+                created: self.created_processors,
+                need,
+                cap: self.processors_cap,
+            },
+        ]
     }
 
     fn report(&self, view: &View<'_>) -> SpaceReport {

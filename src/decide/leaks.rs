@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::view::ADOPTION;
 use crate::config::{ImageSource, SpaceConfig};
@@ -35,7 +35,7 @@ pub const MOST_REMOVALS: usize = 100;
 pub type Sightings = BTreeMap<(LeftoverKind, String), Sighting>;
 
 /// Things of one kind that bear our marks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeakCount {
     /// Used by nothing.
     pub left: u32,

@@ -10,7 +10,8 @@
 //! 4. One machine appears in at most one delete, except that each duplicate VM of one name is a
 //!    delete of its own.
 //! 5. What is created never passes a limit, counted in every unit that has one.
-//! 6. Every configured machinetype has a reason why no more of it are created.
+//! 6. Every configured machinetype has a reason why no more of it are created, and the rules that
+//!    are told with it are those that were applied.
 //!
 //! [`heartbeats`] says which machines are alive. [`leaks`] decides, less often, about what machines
 //! have left behind. [`tally`] decides nothing: it counts what runs, for those who watch.
@@ -21,6 +22,7 @@ mod heartbeats;
 pub mod leaks;
 mod placement;
 mod plan;
+mod rules;
 pub mod tally;
 mod terminate;
 #[cfg(test)]
@@ -35,6 +37,7 @@ pub use plan::{
     Blocked, Bookkeeping, Create, Delete, Finish, MachinetypeReport, NoRoom, Plan, Reason, Report,
     SpaceReport, Unit,
 };
+pub use rules::{Check, Rule};
 
 pub use tally::{Running, Tally};
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::rules::Check;
 use crate::config::MachinetypeConfig;
 use crate::model::{
     CloudId, CloudMachine, Ended, Hs06, MachineName, MachinetypeName, Place, Placement, Processors,
@@ -301,7 +302,7 @@ pub struct Create {
 }
 
 /// Why this and not more, in numbers.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Counts and limits of the whole space, before the creations of this plan.
     pub space: SpaceReport,
@@ -310,7 +311,7 @@ pub struct Report {
 }
 
 /// Counts and limits of the space.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SpaceReport {
     /// Machines of any state, those that are not ours included.
     pub machines: u32,
@@ -323,23 +324,23 @@ pub struct SpaceReport {
     /// The lower of processors_limit and the cloud's quota.
     pub processors_limit: Option<u32>,
     /// Where the cloud had no room.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exhausted: Vec<NoRoom>,
     /// When everything has to be down, if it has to.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shutdown_time: Option<Timestamp>,
     /// Whether that is because of `vcycled shutdown`.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shutdown_ordered: bool,
 }
 
 /// A flavor in a zone that is not asked for because the cloud had no room for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoRoom {
     /// The name of the flavor.
     pub flavor: String,
     /// The zone, if the configuration has any.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
     /// When it is asked for again.
     pub until: Timestamp,
@@ -356,7 +357,7 @@ impl fmt::Display for NoRoom {
 }
 
 /// One machinetype in numbers.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MachinetypeReport {
     /// Machines in any state, those created by this plan included.
     pub machines: u32,
@@ -374,10 +375,13 @@ pub struct MachinetypeReport {
     pub creates: u32,
     /// Why no more are created.
     pub stopped_by: Blocked,
+    /// Every rule with its numbers, in the order in which they are applied.
+    #[serde(default)]
+    pub rules: Vec<Check>,
 }
 
 /// Why no (more) machines of a machinetype are created. The first that holds is given.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "rule")]
 pub enum Blocked {
     /// target_share is 0.
@@ -493,7 +497,7 @@ pub enum Blocked {
 }
 
 /// What a limit is counted in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// Machines.

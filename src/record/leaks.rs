@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracing::{debug, info, warn};
 
 use crate::act::{RemoveError, RemoveOutcome};
@@ -12,7 +12,7 @@ use crate::model::{LeftoverKind, Timestamp};
 use crate::telemetry::Repeats;
 
 /// What is known of things that bear the marks of a space, since the daemon started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeakStatus {
     /// When it was looked for last.
     pub looked: Option<Timestamp>,
@@ -21,7 +21,7 @@ pub struct LeakStatus {
 }
 
 /// What is known of one kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KindStatus {
     /// How many there were when they were last listed.
     #[serde(flatten)]

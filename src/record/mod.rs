@@ -39,7 +39,7 @@ use crate::state::{NewMachine, StateError, Store, TimeFile, Unread};
 use crate::telemetry::Repeats;
 
 /// What has happened in one space since the daemon started: for status and the demo.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Totals {
     /// Machines that the cloud agreed to make.
     pub created: u64,
@@ -125,7 +125,7 @@ impl Recorder<'_> {
 
     /// Whether the disk was full and has not been seen to have room since.
     pub fn has_no_room(&self) -> bool {
-        self.repeats.is_standing(NO_ROOM)
+        is_out_of_room(self.repeats)
     }
 
     /// Finds out whether a disk that was full has room again.
@@ -503,6 +503,11 @@ impl Recorder<'_> {
             self.memory.note_failure(machinetype, now);
         }
     }
+}
+
+/// Whether the disk was full, by what has been said of it.
+pub fn is_out_of_room(repeats: &Repeats) -> bool {
+    repeats.is_standing(NO_ROOM)
 }
 
 /// What [`Repeats`] calls the trouble with a machine's files.

@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -245,6 +246,21 @@ impl Disk {
         fs::hard_link(from, to)
     }
 
+    /// Listens at `path`, in place of a socket that is there; `mode` says who may connect.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn listen(&self, path: &Path, mode: u32) -> io::Result<UnixListener> {
+        self.remove_file(path)?;
+        self.will(Effect::CreateFile(path))?;
+        let (_held, short) = socket_address(path)?;
+        let listener = UnixListener::bind(short)?;
+        // Until here the umask says who may, which is nobody but us or fewer than that.
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    }
+
     /// Syncs the content of a file that is there.
     ///
     /// # Errors
@@ -375,6 +391,24 @@ impl Disk {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The longest path that a socket can be bound to or reached at, with the zero byte at its end.
+const MAX_SOCKET_PATH: usize = 108;
+
+/// A path for the socket at `path` that is short enough, and what has to be held while it is used: a
+/// long one leads through the directory as an open file.
+///
+/// # Errors
+/// When the directory of a long path cannot be opened.
+pub fn socket_address(path: &Path) -> io::Result<(Option<File>, PathBuf)> {
+    if path.as_os_str().len() < MAX_SOCKET_PATH {
+        return Ok((None, path.to_owned()));
+    }
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let held = File::open(directory_of(path))?;
+    let short = Path::new("/proc/self/fd").join(held.as_raw_fd().to_string());
+    Ok((Some(held), short.join(name)))
 }
 
 /// Where an open file or directory is.

@@ -218,6 +218,11 @@ impl Layout {
         self.root.join("tmp")
     }
 
+    /// The local socket of the running daemon.
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("vcycled.sock")
+    }
+
     /// The lock that keeps a second daemon off the directory.
     pub fn lock(&self) -> PathBuf {
         self.root.join("vcycled.lock")

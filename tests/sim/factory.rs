@@ -221,6 +221,7 @@ impl Factory {
             interval: Seconds::new(INTERVAL),
             factory: FactoryName::new(&self.name).unwrap(),
             clock: self.earth.clock(),
+            socket: None,
             host: Host {
                 disk: self.disk.seen_by(power),
                 seeds: Seeds::replayed(Seed(self.seed ^ (self.lives << 32))),

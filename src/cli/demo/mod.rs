@@ -30,7 +30,7 @@ use crate::config::Sources;
 use crate::daemon::{self, Board, Control, DaemonError, Host, Settings};
 use crate::model::{FactoryName, InvalidName, Seconds};
 use crate::rng::Seed;
-use crate::state::StateError;
+use crate::state::{Layout, StateError};
 use crate::telemetry::chain;
 
 use show::Screen;
@@ -194,6 +194,7 @@ async fn run_in(
         interval: INTERVAL,
         factory: FactoryName::new("demo.example.org")?,
         clock: clock.clone(),
+        socket: Some(Layout::new(&site.state_dir).socket()),
         host: Host::default(),
     };
     let board = Board::default();
@@ -300,8 +301,10 @@ fn introduction(site: &Site, options: &DemoOptions) -> String {
     format!(
         "vcycled runs here {how_long} with two spaces on the embedded cloud; its clock goes {speed} \
          times as fast.{faults}\nConfiguration, state and log are in {}\n\
+         In another terminal: vcycled --state-dir {} status --watch\n\
          # is a running machine, + one that starts.",
-        site.root.display()
+        site.root.display(),
+        site.state_dir.display()
     )
 }
 

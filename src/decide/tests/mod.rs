@@ -36,6 +36,7 @@ use crate::rng::Seed;
 mod bookkeeping;
 mod creating;
 mod destroying;
+mod explaining;
 mod leaks;
 mod placing;
 mod properties;

@@ -114,7 +114,15 @@ fn the_example_of_the_manual_page_gives_what_the_page_says() {
         let output = command.current_dir(factory.path("")).output().unwrap();
         Ended::of(output)
     };
-    let planned = run(&["--json"]).json();
+    let mut planned = run(&["--json"]).json();
+    let rules = planned["report"]["machinetypes"]["atlas"]["rules"].take();
+    let decide = |rule: &&Value| rule["decides"] == true;
+    let deciding: Vec<_> = rules.as_array().unwrap().iter().filter(decide).collect();
+    let expected = json!([{
+        "rule": "backoff", "last_abort": 1_700_003_000, "seconds": 600,
+        "until": 1_700_003_600, "forbids": true, "decides": true,
+    }]);
+    assert_eq!(json!(deciding), expected);
     let expected = json!({
         "space": "example.org", "now": 1_700_003_050, "seed": 1,
         "bookkeeping": [{
@@ -136,6 +144,7 @@ fn the_example_of_the_manual_page_gives_what_the_page_says() {
                 "machines": 1, "starting": 0, "running": 0, "processors": 1, "weight": 1.0,
                 "target_share": 1.0, "creates": 0,
                 "stopped_by": {"rule": "backoff", "until": 1_700_003_600},
+                "rules": null,
             }},
         },
     });

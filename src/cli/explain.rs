@@ -1,0 +1,322 @@
+//! `vcycled explain`: why nothing (more) is created, rule by rule.
+//!
+//! The rules and their numbers are those of the daemon's latest pass, as the function that decides
+//! has reported them; without a daemon, those of a dry run of the same function. None is known here.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::args::ExplainOptions;
+use super::exit::{Exit, Failure};
+use super::human::{Cell, Paint, Style, ago, length, moment, table};
+use super::plan::{self, Found};
+use super::status::{to_json, write};
+use super::{run, show, told};
+use crate::daemon::admin::Told;
+use crate::daemon::{Settings, SpaceStatus};
+use crate::decide::{self, Check, MachinetypeReport, Report};
+use crate::model::{MachinetypeName, SpaceName, Timestamp};
+use crate::rng::Seed;
+
+/// What has to hold before any rule is applied.
+#[derive(Debug, Serialize)]
+struct Condition {
+    condition: &'static str,
+    text: String,
+    forbids: bool,
+}
+
+impl Condition {
+    fn new(condition: &'static str, forbids: bool, text: impl Into<String>) -> Self {
+        Self {
+            condition,
+            text: text.into(),
+            forbids,
+        }
+    }
+}
+
+/// The explanation of one space.
+#[derive(Debug, Serialize)]
+struct Explained<'a> {
+    space: &'a SpaceName,
+    now: Timestamp,
+    /// When the rules were applied; `None` before the first time.
+    decided: Option<Timestamp>,
+    conditions: Vec<Condition>,
+    machinetypes: BTreeMap<&'a MachinetypeName, Kind<'a>>,
+}
+
+/// The explanation of one machinetype.
+#[derive(Debug, Serialize)]
+struct Kind<'a> {
+    /// The reason, in words.
+    reason: String,
+    /// When it ends by itself, if that is known.
+    until: Option<Timestamp>,
+    /// What has to happen for it to end.
+    ends: &'static str,
+    #[serde(flatten)]
+    report: &'a MachinetypeReport,
+}
+
+/// Prints the explanation.
+pub fn run(settings: &Settings, options: &ExplainOptions) -> Result<(), Failure> {
+    if let Some(file) = &options.snapshot {
+        let found = plan::recorded(settings, Some(&options.space), file)?;
+        return dry(options, found, Vec::new());
+    }
+    let known = told::everything(settings)?;
+    if known.told.status.daemon.is_none() {
+        let nobody = format!(
+            "no daemon runs on {}: nothing is created until one does; the rules are those of a dry run now",
+            settings.state_dir.display()
+        );
+        let conditions = vec![Condition::new("daemon", true, nobody)];
+        let found = run::look_around(plan::found_now(settings, &options.space))??;
+        return dry(options, found, conditions);
+    }
+    let told = &known.told;
+    let Some(space) = told.status.spaces.get(&options.space) else {
+        return Err(not_there(told, &options.space));
+    };
+    let explained = Explained {
+        space: &options.space,
+        now: told.now,
+        decided: space.decided,
+        conditions: conditions(told, space),
+        machinetypes: kinds(&space.report, options)?,
+    };
+    print(options, &explained, &space.report)
+}
+
+/// Decides without doing anything, and explains that.
+fn dry(options: &ExplainOptions, found: Found, conditions: Vec<Condition>) -> Result<(), Failure> {
+    let now = options.now.unwrap_or(found.now);
+    let plan = decide::decide(&found.config, &found.snapshot, now, Seed::from_entropy());
+    let explained = Explained {
+        space: &options.space,
+        now,
+        decided: Some(now),
+        conditions,
+        machinetypes: kinds(&plan.report, options)?,
+    };
+    print(options, &explained, &plan.report)
+}
+
+fn not_there(told: &Told, space: &SpaceName) -> Failure {
+    let status = &told.status;
+    let known = joined(status.spaces.keys());
+    let why = if status.config.rejected.is_some() {
+        "; the configuration has errors, and the daemon goes on with an older one"
+    } else {
+        ""
+    };
+    Failure::new(
+        Exit::Usage,
+        format!("the daemon has no space {space}{why}; the spaces are {known}"),
+    )
+}
+
+/// What the daemon says of itself: whether a pass came to the rules at all.
+fn conditions(told: &Told, space: &SpaceStatus) -> Vec<Condition> {
+    let (status, now) = (&told.status, told.now);
+    let mut all = Vec::new();
+    if let Some(daemon) = &status.daemon {
+        let text = format!(
+            "vcycled {}, process {}, runs since {}",
+            daemon.version,
+            daemon.process,
+            moment(now, daemon.started)
+        );
+        all.push(Condition::new("daemon", false, text));
+    }
+    let config = &status.config;
+    let text = match (config.rejected, config.loaded) {
+        (Some(_), Some(loaded)) => format!(
+            "has {} error(s); that of {} is in use",
+            config.problems.len(),
+            ago(now, loaded)
+        ),
+        (Some(_), None) => format!("has {} error(s)", config.problems.len()),
+        (None, Some(loaded)) => format!("good, read {}", ago(now, loaded)),
+        (None, None) => "not read yet".to_owned(),
+    };
+    all.push(Condition::new("configuration", false, text));
+    all.push(match (&space.error, space.decided, space.passes) {
+        (Some(error), _, _) => Condition::new("cycle", true, format!("ended early: {error}")),
+        (None, Some(decided), _) => {
+            Condition::new("cycle", false, format!("complete, {}", ago(now, decided)))
+        }
+        (None, None, _) => Condition::new("cycle", true, "the first one has not ended yet"),
+    });
+    let disk = if space.disk_full {
+        "full: nothing is created until there is room"
+    } else {
+        "has room"
+    };
+    all.push(Condition::new("disk", space.disk_full, disk));
+    all
+}
+
+fn kinds<'a>(
+    report: &'a Report,
+    options: &ExplainOptions,
+) -> Result<BTreeMap<&'a MachinetypeName, Kind<'a>>, Failure> {
+    let all = report.machinetypes.iter();
+    let wanted =
+        all.filter(|(name, _)| options.machinetype.as_ref().is_none_or(|one| one == *name));
+    let kinds: BTreeMap<_, _> = wanted
+        .map(|(name, report)| {
+            let kind = Kind {
+                reason: report.stopped_by.to_string(),
+                until: report.stopped_by.until(),
+                ends: report.stopped_by.ends(),
+                report,
+            };
+            (name, kind)
+        })
+        .collect();
+    match &options.machinetype {
+        Some(name) if kinds.is_empty() && !report.machinetypes.is_empty() => Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "there is no machinetype {name} in the space {}; the machinetypes are {}",
+                options.space,
+                joined(report.machinetypes.keys())
+            ),
+        )),
+        _ => Ok(kinds),
+    }
+}
+
+fn print(
+    options: &ExplainOptions,
+    explained: &Explained<'_>,
+    report: &Report,
+) -> Result<(), Failure> {
+    if options.json {
+        return write(&to_json(explained)?);
+    }
+    write(&for_people(explained, report, Style::of_stdout()))
+}
+
+fn for_people(explained: &Explained<'_>, report: &Report, style: Style) -> String {
+    let now = explained.now;
+    let mut text = style.paint(Paint::Bold, &format!("space {}", explained.space));
+    if let Some(decided) = explained.decided {
+        text += &format!(", as decided {}", ago(now, decided));
+    }
+    text.push('\n');
+    // The first that forbids keeps the rules from being asked.
+    let blocking = explained.conditions.iter().position(|one| one.forbids);
+    let rows: Vec<_> = explained
+        .conditions
+        .iter()
+        .enumerate()
+        .map(|(number, one)| {
+            let mut row = mark(one.forbids, blocking == Some(number)).to_vec();
+            row.push(Cell::text(one.condition));
+            row.push(Cell::text(&one.text));
+            row
+        })
+        .collect();
+    text += &table(style, 2, &rows);
+    let weights: f64 = report.machinetypes.values().map(|kind| kind.weight).sum();
+    let targets: f64 = report
+        .machinetypes
+        .values()
+        .map(|kind| kind.target_share)
+        .sum();
+    for (name, kind) in &explained.machinetypes {
+        text.push('\n');
+        text += &style.paint(Paint::Bold, &format!("machinetype {name}"));
+        text += &format!(": {}\n", counts(kind.report, weights, targets));
+        text += &verdict(kind, blocking.is_some(), now, style);
+        text += &table(style, 2, &rules(&kind.report.rules));
+    }
+    text
+}
+
+fn counts(report: &MachinetypeReport, weights: f64, targets: f64) -> String {
+    let percent = |part: f64, whole: f64| {
+        if whole > 0.0 {
+            100.0 * part / whole
+        } else {
+            0.0
+        }
+    };
+    let created = match report.creates {
+        0 => String::new(),
+        created => format!(", {created} of them created by this cycle"),
+    };
+    format!(
+        "{} machine(s), {} running{created}; {:.0} % of the space, target {:.0} %",
+        report.machines,
+        report.running,
+        percent(report.weight, weights),
+        percent(report.target_share, targets),
+    )
+}
+
+fn verdict(kind: &Kind<'_>, blocked_before: bool, now: Timestamp, style: Style) -> String {
+    let paint = show::paint(&kind.report.stopped_by);
+    let reason = style.paint(paint, &kind.reason);
+    let lead = if blocked_before {
+        "and then no more because"
+    } else {
+        "no more because"
+    };
+    let change = match kind.until {
+        Some(until) if until > now => format!(
+            "at {}, in {}, {}",
+            until.to_rfc3339(),
+            length(until.since(now)),
+            kind.ends
+        ),
+        Some(_) => format!("with the next cycle, {}", kind.ends),
+        None => kind.ends.to_owned(),
+    };
+    format!("  {lead}: {reason}\n  this changes {change}\n")
+}
+
+fn rules(checks: &[Check]) -> Vec<Vec<Cell>> {
+    let several = checks.iter().any(|check| {
+        let first = checks.iter().find_map(|check| check.of_flavor.as_ref());
+        check.of_flavor.is_some() && check.of_flavor.as_ref() != first
+    });
+    let rows = checks.iter().map(|check| {
+        let mut row = mark(check.forbids, check.decides).to_vec();
+        let title = match &check.of_flavor {
+            Some(flavor) if several => format!("{}, {flavor}", check.rule.title()),
+            Some(_) | None => check.rule.title().to_owned(),
+        };
+        let paint = if check.decides {
+            Paint::Bold
+        } else {
+            Paint::Plain
+        };
+        row.push(Cell::text(title).painted(paint));
+        row.push(Cell::text(check.rule.to_string()).painted(paint));
+        row
+    });
+    rows.collect()
+}
+
+/// The mark of the one that decides, and whether it forbids.
+fn mark(forbids: bool, decides: bool) -> [Cell; 2] {
+    let arrow = Cell::text(if decides { "->" } else { "" }).painted(Paint::Bold);
+    let verdict = if forbids {
+        Cell::text("no").painted(Paint::Bad)
+    } else {
+        Cell::text("ok").painted(Paint::Good)
+    };
+    [arrow, verdict]
+}
+
+/// Names in a line.
+fn joined<'a, T: ToString + 'a>(names: impl Iterator<Item = &'a T>) -> String {
+    let names: Vec<String> = names.map(ToString::to_string).collect();
+    names.join(", ")
+}

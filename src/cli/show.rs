@@ -1,0 +1,384 @@
+//! The table of `vcycled status`.
+
+use std::collections::BTreeMap;
+
+use super::human::{Cell, Paint, Style, ago, length, moment, table};
+use super::told::Known;
+use crate::config::SpaceConfig;
+use crate::daemon::{MachineStatus, Phase, SpaceStatus};
+use crate::decide::Blocked;
+use crate::model::{MachinetypeName, SpaceName, Timestamp};
+
+/// So many machines that have ended are shown of each space, the latest first.
+const ENDED: usize = 5;
+
+/// A scan that is older than so many cycles is worth a look.
+const LATE_CYCLES: u64 = 3;
+
+/// Everything.
+pub fn factory(known: &Known, all: bool, style: Style) -> String {
+    let status = &known.told.status;
+    let now = known.told.now;
+    let mut text = String::new();
+    match &status.daemon {
+        Some(daemon) => {
+            text += &style.paint(
+                Paint::Bold,
+                &format!("vcycled {} on {}", daemon.version, daemon.factory),
+            );
+            text += &format!(
+                ", process {}, up {}, a cycle every {} s\n",
+                daemon.process,
+                length(now.since(daemon.started)),
+                daemon.interval
+            );
+        }
+        None => {
+            let line = "no daemon runs here: this is what the state directory says";
+            text += &style.paint(Paint::Bad, line);
+            text.push('\n');
+        }
+    }
+    text += &configuration(known, style);
+    for (name, space) in &status.spaces {
+        let config = known.config.as_ref();
+        let config = config.and_then(|config| config.spaces.get(name));
+        text.push('\n');
+        text += &of_space(&Scene { known, all, style }, name, space, config);
+    }
+    for (name, machines) in &status.orphans {
+        let line = format!(
+            "\nspace {name} is not in the configuration: its {machines} machine(s) are left alone, here and on the cloud\n"
+        );
+        text += &style.paint(Paint::Warning, &line);
+    }
+    text
+}
+
+struct Scene<'a> {
+    known: &'a Known,
+    all: bool,
+    style: Style,
+}
+
+impl Scene<'_> {
+    const fn now(&self) -> Timestamp {
+        self.known.told.now
+    }
+}
+
+fn configuration(known: &Known, style: Style) -> String {
+    let (config, now) = (&known.told.status.config, known.told.now);
+    if config.rejected.is_none() {
+        return String::new();
+    }
+    let good = match config.loaded {
+        Some(loaded) => format!("that of {} is in use", ago(now, loaded)),
+        None => "none is in use".to_owned(),
+    };
+    let line = format!("the configuration has errors, {good}:");
+    let mut text = style.paint(Paint::Bad, &line);
+    text.push('\n');
+    for problem in &config.problems {
+        text += &format!("  {problem}\n");
+    }
+    text
+}
+
+fn of_space(
+    scene: &Scene<'_>,
+    name: &SpaceName,
+    space: &SpaceStatus,
+    config: Option<&SpaceConfig>,
+) -> String {
+    let (style, now) = (scene.style, scene.now());
+    let mut text = style.paint(Paint::Bold, &format!("space {name}"));
+    text += &format!("  {}\n", counts(space));
+    text += &health(scene, space);
+    let kinds = kinds(space, config);
+    if !kinds.is_empty() {
+        text += &table(style, 2, &machinetypes(&kinds, space, now));
+    }
+    let machines = machines(scene, space);
+    if machines.len() > 1 {
+        text += &table(style, 2, &machines);
+    }
+    text
+}
+
+fn counts(space: &SpaceStatus) -> String {
+    if space.decided.is_none() {
+        let live = space.machines.iter();
+        let live = live.filter(|machine| machine.phase != Phase::Ended).count();
+        return format!("{live} machine(s) by their directories");
+    }
+    let report = &space.report.space;
+    let of = |have: String, limit: Option<u32>| match limit {
+        Some(limit) => format!("{have} of {limit}"),
+        None => format!("{have}, no limit known"),
+    };
+    let foreign = match report.foreign_machines {
+        0 => String::new(),
+        foreign => format!(" ({foreign} not ours)"),
+    };
+    let created = space.report.machinetypes.values().map(|kind| kind.creates);
+    let machines = created.fold(report.machines, u32::saturating_add);
+    format!(
+        "machines {}{foreign}; processors {}",
+        of(machines.to_string(), report.machines_limit),
+        of(report.processors.to_string(), report.processors_limit),
+    )
+}
+
+/// When the cloud was last seen, and what is wrong.
+fn health(scene: &Scene<'_>, space: &SpaceStatus) -> String {
+    let (style, now) = (scene.style, scene.now());
+    let interval = scene.known.told.status.daemon.as_ref();
+    let interval = interval.map_or(u64::MAX, |daemon| daemon.interval.get());
+    let scanned = match space.last_scan {
+        None => style.paint(Paint::Warning, "no complete cycle yet"),
+        Some(at) => {
+            let late = now.since(at).get() > interval.saturating_mul(LATE_CYCLES).max(60);
+            let paint = if late { Paint::Warning } else { Paint::Plain };
+            let line = format!("last complete listing {}", ago(now, at));
+            style.paint(paint, &line)
+        }
+    };
+    let totals = &space.totals;
+    let mut text = format!("  {scanned}");
+    if space.passes > 0 {
+        text += &format!(
+            "; since the start {} created, {} ended, {} abort(s), {} never ran",
+            totals.created, totals.ended, totals.aborts, totals.failed
+        );
+    }
+    text.push('\n');
+    let mut bad = |paint: Paint, line: String| {
+        text += &format!("  {}\n", style.paint(paint, &line));
+    };
+    if let Some(trouble) = &space.trouble {
+        match trouble.over {
+            None => bad(
+                Paint::Bad,
+                format!(
+                    "cloud: {} cycle(s) failed, since {}: {}",
+                    trouble.passes,
+                    ago(now, trouble.since),
+                    trouble.text
+                ),
+            ),
+            Some(_) => bad(
+                Paint::Faint,
+                format!("last error {}: {}", ago(now, trouble.last), trouble.text),
+            ),
+        }
+    }
+    if space.disk_full {
+        let line = "the disk of the state directory is full: nothing is created";
+        bad(Paint::Bad, line.to_owned());
+    }
+    if let Some(at) = space.report.space.shutdown_time {
+        bad(
+            Paint::Warning,
+            format!("has to be down by {}", moment(now, at)),
+        );
+    }
+    for no_room in &space.report.space.exhausted {
+        bad(Paint::Warning, no_room.to_string());
+    }
+    for (kind, leaks) in &space.leaks.kinds {
+        if leaks.count.left > 0 {
+            bad(
+                Paint::Plain,
+                format!("left over, used by nothing: {} {kind}(s)", leaks.count.left),
+            );
+        }
+    }
+    text
+}
+
+/// One machinetype in figures.
+#[derive(Default)]
+struct Kind {
+    target: f64,
+    weight: f64,
+    running: usize,
+    starting: usize,
+    machines: usize,
+    processors: String,
+    why: Option<Blocked>,
+}
+
+fn kinds(space: &SpaceStatus, config: Option<&SpaceConfig>) -> BTreeMap<MachinetypeName, Kind> {
+    let mut kinds: BTreeMap<MachinetypeName, Kind> = BTreeMap::new();
+    let configured = config
+        .iter()
+        .flat_map(|config| config.machinetypes.values());
+    for machinetype in configured {
+        let kind = kinds.entry(machinetype.name.clone()).or_default();
+        kind.target = machinetype.target_share.get();
+    }
+    for (name, report) in &space.report.machinetypes {
+        let kind = kinds.entry(name.clone()).or_default();
+        kind.target = report.target_share;
+        kind.weight = report.weight;
+        kind.processors = report.processors.to_string();
+        kind.why = Some(report.stopped_by.clone());
+    }
+    for machine in space.machines.iter() {
+        let kind = kinds.entry(machine.machinetype.clone()).or_default();
+        match machine.phase {
+            Phase::Ended => continue,
+            Phase::Running => kind.running += 1,
+            Phase::Starting => kind.starting += 1,
+            Phase::Shutdown
+            | Phase::Deleting
+            | Phase::Failed
+            | Phase::Unknown
+            | Phase::Unlisted => {}
+        }
+        kind.machines += 1;
+        if space.decided.is_none() {
+            kind.weight += 1.0;
+        }
+    }
+    kinds
+}
+
+fn machinetypes(
+    kinds: &BTreeMap<MachinetypeName, Kind>,
+    space: &SpaceStatus,
+    now: Timestamp,
+) -> Vec<Vec<Cell>> {
+    let targets: f64 = kinds.values().map(|kind| kind.target).sum();
+    let weights: f64 = kinds.values().map(|kind| kind.weight).sum();
+    let percent = |part: f64, whole: f64| {
+        if whole > 0.0 {
+            format!("{:.0} %", 100.0 * part / whole)
+        } else {
+            "-".to_owned()
+        }
+    };
+    let right = |text: &str| Cell::number(text).painted(Paint::Faint);
+    let left = |text: &str| Cell::text(text).painted(Paint::Faint);
+    let mut rows = vec![vec![
+        left("MACHINETYPE"),
+        right("TARGET"),
+        right("ACTUAL"),
+        right("RUNNING"),
+        right("STARTING"),
+        right("ALL"),
+        right("PROC"),
+        left("WHY NOT MORE"),
+    ]];
+    for (name, kind) in kinds {
+        let why = match &kind.why {
+            Some(why) => Cell::text(reason(why, now)).painted(paint(why)),
+            None if space.decided.is_some() => {
+                Cell::text("not in the configuration").painted(Paint::Warning)
+            }
+            None => Cell::text(""),
+        };
+        rows.push(vec![
+            Cell::text(name.as_str()),
+            Cell::number(percent(kind.target, targets)),
+            Cell::number(percent(kind.weight, weights)),
+            Cell::number(kind.running),
+            Cell::number(kind.starting),
+            Cell::number(kind.machines),
+            Cell::number(&kind.processors),
+            why,
+        ]);
+    }
+    rows
+}
+
+/// A reason with how long it still holds.
+fn reason(why: &Blocked, now: Timestamp) -> String {
+    match why.until() {
+        Some(until) => format!("{why} ({} left)", length(until.since(now))),
+        None => why.to_string(),
+    }
+}
+
+/// Whether a reason is one that a person has to do something about.
+pub const fn paint(why: &Blocked) -> Paint {
+    match why {
+        Blocked::SuspectScan { .. }
+        | Blocked::NoLimitKnown
+        | Blocked::NoFlavor { .. }
+        | Blocked::Unsupported { .. } => Paint::Bad,
+        Blocked::ShutdownTime { .. }
+        | Blocked::Exhausted { .. }
+        | Blocked::Image { .. }
+        | Blocked::Backoff { .. }
+        | Blocked::Trial { .. }
+        | Blocked::Failing { .. } => Paint::Warning,
+        Blocked::NoTargetShare
+        | Blocked::MachinetypeMachines { .. }
+        | Blocked::MachinetypeProcessors { .. }
+        | Blocked::StartingProcessors { .. }
+        | Blocked::SpaceMachines { .. }
+        | Blocked::SpaceProcessors { .. }
+        | Blocked::CycleCap { .. } => Paint::Plain,
+    }
+}
+
+fn machines(scene: &Scene<'_>, space: &SpaceStatus) -> Vec<Vec<Cell>> {
+    let now = scene.now();
+    let heads = ["MACHINE", "STATE", "AGE", "HEARTBEAT", "ADDRESS", "MESSAGE"];
+    let heads = heads.map(|head| Cell::text(head).painted(Paint::Faint));
+    let mut rows = vec![heads.to_vec()];
+    let (mut live, mut ended): (Vec<_>, Vec<_>) = space
+        .machines
+        .iter()
+        .partition(|machine| machine.phase != Phase::Ended);
+    live.sort_by_key(|machine| (&machine.machinetype, machine.created));
+    ended.sort_by_key(|machine| std::cmp::Reverse(machine.stopped));
+    rows.extend(live.into_iter().map(|one| machine(one, now)));
+    let shown = if scene.all { ended.len() } else { ENDED };
+    let more = ended.len().saturating_sub(shown);
+    rows.extend(ended.into_iter().take(shown).map(|one| machine(one, now)));
+    if more > 0 {
+        let line = format!("... and {more} more that have ended (--all)");
+        rows.push(vec![Cell::text(line).painted(Paint::Faint)]);
+    }
+    rows
+}
+
+fn machine(machine: &MachineStatus, now: Timestamp) -> Vec<Cell> {
+    let age = match (machine.phase, machine.stopped) {
+        (Phase::Ended, Some(stopped)) => ago(now, stopped),
+        _ => length(now.since(machine.created)),
+    };
+    let message = match (&machine.message, &machine.fault) {
+        (Some(message), _) => message.text().to_owned(),
+        (None, Some(fault)) => fault.clone(),
+        (None, None) => String::new(),
+    };
+    vec![
+        Cell::text(machine.name.as_str()),
+        Cell::text(machine.phase.to_string()).painted(of_phase(machine.phase)),
+        Cell::number(age),
+        heartbeat(machine, now),
+        Cell::text(machine.address.as_deref().unwrap_or("")),
+        Cell::text(message),
+    ]
+}
+
+fn heartbeat(machine: &MachineStatus, now: Timestamp) -> Cell {
+    match (machine.heartbeat, machine.heartbeat_expected, machine.phase) {
+        (Some(at), _, _) => Cell::number(ago(now, at)),
+        (None, true, Phase::Running) => Cell::number("none").painted(Paint::Warning),
+        (None, _, _) => Cell::number(""),
+    }
+}
+
+const fn of_phase(phase: Phase) -> Paint {
+    match phase {
+        Phase::Running => Paint::Good,
+        Phase::Failed | Phase::Unlisted => Paint::Bad,
+        Phase::Shutdown | Phase::Deleting | Phase::Ended => Paint::Faint,
+        Phase::Starting | Phase::Unknown => Paint::Plain,
+    }
+}
