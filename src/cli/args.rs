@@ -70,6 +70,8 @@ pub enum Command {
     Status(StatusOptions),
     /// Say why nothing (more) is created in a space, rule by rule, and when that will change.
     Explain(ExplainOptions),
+    /// Say whether all is well, for a monitoring system: exit codes and figures as of Nagios plugins.
+    Health(HealthOptions),
     /// Shut spaces down for a while, or cancel that, without editing the configuration.
     Shutdown(ShutdownOptions),
     /// Count the accounting records of a month, and queue the count for the accounting server.
@@ -158,6 +160,25 @@ impl StatusOptions {
     pub fn every(&self) -> Option<u64> {
         self.watch.map(|seconds| seconds.unwrap_or(2))
     }
+}
+
+/// Options of `health`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 warning, 2 critical, 3 unknown\n\nExamples:\n  \
+    vcycled health\n  \
+    vcycled health --space example.org --warning 600 --critical 3600"
+)]
+pub struct HealthOptions {
+    /// Only this space.
+    #[arg(long, value_name = "SPACE")]
+    pub space: Option<SpaceName>,
+    /// Warn when the latest complete cycle is so old [default: 5 cycles, at least 300].
+    #[arg(long, value_name = "SECONDS")]
+    pub warning: Option<u64>,
+    /// Critical when it is so old [default: 15 cycles, at least 900].
+    #[arg(long, value_name = "SECONDS")]
+    pub critical: Option<u64>,
 }
 
 /// Options of `explain`.

@@ -1,4 +1,5 @@
-//! Exit codes, as vcycled(8) lists them; the numbers are those of sysexits.h.
+//! Exit codes, as vcycled(8) lists them; the numbers are those of sysexits.h, and for `health`
+//! those of Nagios plugins.
 
 use std::process::ExitCode;
 
@@ -7,6 +8,12 @@ use std::process::ExitCode;
 pub enum Exit {
     /// All is well.
     Ok = 0,
+    /// `health`: worth a look.
+    Warning = 1,
+    /// `health`: somebody has to act.
+    Critical = 2,
+    /// `health`: it cannot be told how it is.
+    Unknown = 3,
     /// The command line cannot be understood.
     Usage = 64,
     /// An input (a snapshot) cannot be understood.

@@ -1,4 +1,5 @@
-//! The command line: `vcycled [run] | check | plan | status | explain | shutdown | apel-sync | demo`.
+//! The command line: `vcycled [run] | check | plan | status | explain | health | shutdown |
+//! apel-sync | demo`.
 //!
 //! Commands that show what the daemon does ask it over its local socket ([`crate::daemon::admin`]),
 //! and read the state directory when none runs.
@@ -14,6 +15,7 @@ pub mod check;
 pub mod demo;
 pub mod exit;
 mod explain;
+mod health;
 mod human;
 mod plan;
 mod run;
@@ -85,6 +87,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Plan(options) => plan::run(&settings, &options),
         Command::Status(options) => status::run(&settings, &options),
         Command::Explain(options) => explain::run(&settings, &options),
+        Command::Health(options) => health::run(&settings, &options),
         Command::ApelSync(options) => apel_sync::run(&settings, &options),
         Command::Shutdown(options) => shutdown::run(&settings, &options),
         Command::Demo(options) => run::demo(options),

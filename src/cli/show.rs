@@ -6,8 +6,8 @@ use super::human::{Cell, Paint, Style, ago, length, moment, table};
 use super::told::Known;
 use crate::config::SpaceConfig;
 use crate::daemon::{MachineStatus, Phase, SpaceStatus};
-use crate::decide::Blocked;
-use crate::model::{MachinetypeName, SpaceName, Timestamp};
+use crate::decide::{Blocked, Rule};
+use crate::model::{MachinetypeName, Processors, SpaceName, Timestamp};
 
 /// So many machines that have ended are shown of each space, the latest first.
 const ENDED: usize = 5;
@@ -121,13 +121,34 @@ fn counts(space: &SpaceStatus) -> String {
         0 => String::new(),
         foreign => format!(" ({foreign} not ours)"),
     };
-    let created = space.report.machinetypes.values().map(|kind| kind.creates);
-    let machines = created.fold(report.machines, u32::saturating_add);
+    let (created, processors) = created(space);
     format!(
         "machines {}{foreign}; processors {}",
-        of(machines.to_string(), report.machines_limit),
-        of(report.processors.to_string(), report.processors_limit),
+        of(
+            report.machines.saturating_add(created).to_string(),
+            report.machines_limit
+        ),
+        of(
+            (report.processors + processors).to_string(),
+            report.processors_limit
+        ),
     )
+}
+
+/// What the latest cycle has created, machines and processors: the report counts the space before
+/// that.
+fn created(space: &SpaceStatus) -> (u32, Processors) {
+    let mut created = (0, Processors::default());
+    let kinds = space.report.machinetypes.values();
+    for check in kinds.flat_map(|kind| &kind.rules) {
+        if let Rule::CycleMachines { created: count, .. } = check.rule {
+            created.0 = count;
+        }
+        if let Rule::CycleProcessors { created: count, .. } = check.rule {
+            created.1 = count;
+        }
+    }
+    created
 }
 
 /// When the cloud was last seen, and what is wrong.
@@ -296,7 +317,8 @@ fn machinetypes(
 /// A reason with how long it still holds.
 fn reason(why: &Blocked, now: Timestamp) -> String {
     match why.until() {
-        Some(until) => format!("{why} ({} left)", length(until.since(now))),
+        Some(until) if until > now => format!("{why} ({} left)", length(until.since(now))),
+        Some(_) => format!("{why} (which has come: see the next cycle)"),
         None => why.to_string(),
     }
 }
@@ -326,8 +348,15 @@ pub const fn paint(why: &Blocked) -> Paint {
 
 fn machines(scene: &Scene<'_>, space: &SpaceStatus) -> Vec<Vec<Cell>> {
     let now = scene.now();
-    let heads = ["MACHINE", "STATE", "AGE", "HEARTBEAT", "ADDRESS", "MESSAGE"];
-    let heads = heads.map(|head| Cell::text(head).painted(Paint::Faint));
+    let heads = [
+        Cell::text("MACHINE"),
+        Cell::text("STATE"),
+        Cell::number("AGE"),
+        Cell::number("HEARTBEAT"),
+        Cell::text("ADDRESS"),
+        Cell::text("MESSAGE"),
+    ];
+    let heads = heads.map(|head| head.painted(Paint::Faint));
     let mut rows = vec![heads.to_vec()];
     let (mut live, mut ended): (Vec<_>, Vec<_>) = space
         .machines
@@ -351,9 +380,11 @@ fn machine(machine: &MachineStatus, now: Timestamp) -> Vec<Cell> {
         (Phase::Ended, Some(stopped)) => ago(now, stopped),
         _ => length(now.since(machine.created)),
     };
+    let is_over = machine.phase == Phase::Ended;
     let message = match (&machine.message, &machine.fault) {
         (Some(message), _) => message.text().to_owned(),
         (None, Some(fault)) => fault.clone(),
+        (None, None) if is_over && machine.started.is_none() => "never ran".to_owned(),
         (None, None) => String::new(),
     };
     vec![

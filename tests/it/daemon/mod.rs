@@ -11,6 +11,7 @@ pub mod disk;
 mod elsewhere;
 mod explain;
 pub mod factory;
+mod health;
 mod heartbeats;
 mod kept;
 mod life;

@@ -1,0 +1,69 @@
+//! `vcycled health`, as a monitoring system calls it.
+
+use super::factory::{Factory, SPACE, until};
+
+#[test]
+fn it_says_how_it_is_by_word_code_and_figures() {
+    let factory = Factory::with_space("max_machines = 2", "");
+    let unknown = factory.run(&["health"]);
+    assert_eq!(unknown.code, Some(3), "nothing was ever here: {unknown:?}");
+    assert!(unknown.out.starts_with("VCYCLE UNKNOWN: "), "{unknown:?}");
+    let daemon = factory.start();
+    let well = until("all is well", || {
+        let health = factory.run(&["health"]);
+        health
+            .out
+            .contains("2 machine(s) running")
+            .then_some(health)
+    });
+    assert_eq!(well.code, Some(0), "{well:?}");
+    let (word, data) = well.out.trim_end().split_once(" |").unwrap();
+    assert_eq!(word, "VCYCLE OK: 1 space(s), 2 machine(s) running");
+    for figure in [
+        format!(" '{SPACE} machines'=2;;;0;2"),
+        format!(" '{SPACE} running'=2;;;0;2"),
+        format!(" '{SPACE} created'=2c"),
+        "s;300;900;0 ".to_owned(),
+    ] {
+        assert!(data.contains(&figure), "{figure} in {data}");
+    }
+    let elsewhere = factory.run(&["health", "--space", "other.org"]);
+    assert_eq!(elsewhere.code, Some(2), "{elsewhere:?}");
+
+    // The cloud goes away: by the thresholds that were asked for, first a warning.
+    let dead = format!(
+        "[space {SPACE}]\napi = openstack\nurl = http://127.0.0.1:1/v3\ntenancy_name = t\n\
+         username = u\npassword_base64 = cGFzc3dvcmQ=\nmax_machines = 4\n{}",
+        factory.machinetype(SPACE, "atlas", "")
+    );
+    factory.conf("space", &dead);
+    let ask = |warning: &str, critical: &str| {
+        factory.run(&["health", "--warning", warning, "--critical", critical])
+    };
+    let late = until("it is late", || {
+        let late = ask("2", "1000");
+        (late.code == Some(1) && late.out.contains("127.0.0.1:1")).then_some(late)
+    });
+    let said = "VCYCLE WARNING: space example.org: no complete cycle for ";
+    assert!(late.out.starts_with(said), "{late:?}");
+    let late = ask("1", "2");
+    assert_eq!(late.code, Some(2), "{late:?}");
+    factory.conf(
+        "space",
+        &dead.replace("max_machines = 4", "max_machines = many"),
+    );
+    until("the configuration is told, too", || {
+        let bad = ask("1000", "1000");
+        let told = bad
+            .out
+            .starts_with("VCYCLE WARNING: the configuration has 1 error(s)");
+        (told && bad.code == Some(1)).then_some(())
+    });
+    daemon.end();
+    let gone = factory.run(&["health"]);
+    assert_eq!(gone.code, Some(2), "{gone:?}");
+    assert!(
+        gone.out.starts_with("VCYCLE CRITICAL: no daemon runs on "),
+        "{gone:?}"
+    );
+}
