@@ -37,7 +37,8 @@
 //! | [`decide`] | what to write down, destroy and create | config, model, rng |
 //! | [`act`] | carries out deletes, creates and removals | cloud, state, decide's plan, rng |
 //! | [`account`] | APEL records and where they go | config, model, state |
-//! | [`record`] | writes down what was found out and done | state, account, observe's memory |
+//! | [`events`] | tells what has happened, one line of JSON each | model, state's disk |
+//! | [`record`] | writes down what was found out and done, and tells it | state, account, events, observe's memory |
 //! | [`pipes`] | fetches vacuum pipes beside all passes, and keeps what they said | config, cloud::http, state |
 //! | [`vacmon`] | what monitoring services are told, over UDP | config, decide, telemetry |
 //! | [`server`] | HTTPS for the machines: features out, heartbeats and messages in | state, model |
@@ -70,6 +71,7 @@ pub mod cloud;
 pub mod config;
 pub mod daemon;
 pub mod decide;
+pub mod events;
 pub mod images;
 pub mod model;
 pub mod observe;

@@ -1,12 +1,13 @@
 //! The arguments.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
 use super::check::CheckFormat;
 use crate::account::sync::Month;
-use crate::model::{FactoryName, MachineName, MachinetypeName, SpaceName, Timestamp};
+use crate::events::Place;
+use crate::model::{FactoryName, MachineName, MachinetypeName, Seconds, SpaceName, Timestamp};
 use crate::state::layout::DEFAULT_ROOT;
 
 /// A VM lifecycle manager: fills cloud projects with VMs by target shares, looks after them and
@@ -21,6 +22,7 @@ use crate::state::layout::DEFAULT_ROOT;
         vcycled plan example.org           what would the next cycle do, and why not more?\n  \
         vcycled status                     what is there, and what happens to it?\n  \
         vcycled explain example.org        why is nothing (more) created there?\n  \
+        vcycled events --since 2h          what has happened?\n  \
         vcycled shutdown --in 7200         be empty in two hours; --cancel takes it back\n  \
         vcycled                            run the daemon\n\n\
         Manual pages: vcycled(8), vcycle.conf(5)"
@@ -52,9 +54,42 @@ pub struct Arguments {
     /// The name of this factory, as it marks VMs and records [default: the host's name].
     #[arg(long, global = true, value_name = "NAME")]
     pub factory: Option<FactoryName>,
+    /// The file that events are written to, or none [default: /var/log/vcycle/events.jsonl; with
+    /// another state directory, events.jsonl in that].
+    #[arg(long, global = true, value_name = "FILE")]
+    event_log: Option<PathBuf>,
+    /// The size at which that file is rotated, in bytes; four old ones are kept.
+    #[arg(long, global = true, hide = true, value_name = "BYTES", default_value_t = EVENT_LOG_BYTES,
+          value_parser = clap::value_parser!(u64).range(1000..))]
+    event_log_bytes: u64,
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+/// The size at which the file of events is rotated, in bytes.
+pub const EVENT_LOG_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Where events go by default.
+const EVENT_LOG: &str = "/var/log/vcycle/events.jsonl";
+
+/// The same below another state directory than the default: a second instance, or a test.
+pub const EVENT_LOG_BESIDE: &str = "events.jsonl";
+
+impl Arguments {
+    /// Where events go, unless nowhere.
+    pub fn events(&self) -> Option<Place> {
+        let path = match &self.event_log {
+            Some(path) if path.as_os_str() == "none" => return None,
+            Some(path) => path.clone(),
+            None if self.state_dir == Path::new(DEFAULT_ROOT) => PathBuf::from(EVENT_LOG),
+            None => self.state_dir.join(EVENT_LOG_BESIDE),
+        };
+        Some(Place {
+            path,
+            max_bytes: self.event_log_bytes,
+        })
+    }
 }
 
 /// What to do.
@@ -70,6 +105,8 @@ pub enum Command {
     Status(StatusOptions),
     /// Say why nothing (more) is created in a space, rule by rule, and when that will change.
     Explain(ExplainOptions),
+    /// Show what has happened: machines, backoffs, configuration.
+    Events(EventsOptions),
     /// Say whether all is well, for a monitoring system: exit codes and figures as of Nagios plugins.
     Health(HealthOptions),
     /// Shut spaces down for a while, or cancel that, without editing the configuration.
@@ -179,6 +216,49 @@ pub struct HealthOptions {
     /// Critical when it is so old [default: 15 cycles, at least 900].
     #[arg(long, value_name = "SECONDS")]
     pub critical: Option<u64>,
+}
+
+/// Options of `events`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    vcycled events --since 2h          of the last two hours\n  \
+    vcycled events --follow            as they come\n  \
+    vcycled events --machine vcycle-atlas-k3j9x0q2ab\n  \
+    vcycled events --json --since 1d | jq -s 'map(select(.abort)) | length'")]
+pub struct EventsOptions {
+    /// Only from then on: a length of time such as 90s, 15m, 2h, 3d, Unix seconds, or a time such as
+    /// 2026-11-21T18:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub since: Option<Timestamp>,
+    /// Only about this machine.
+    #[arg(long, value_name = "MACHINE")]
+    pub machine: Option<MachineName>,
+    /// Only about this space.
+    #[arg(long, value_name = "SPACE")]
+    pub space: Option<SpaceName>,
+    /// Go on with those that come, until interrupted.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Print the lines as they are.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A moment, or how long ago it was.
+fn parse_since(text: &str) -> Result<Timestamp, String> {
+    let now = crate::clock::Clock::system().now();
+    let length = || {
+        let unit = match text.chars().last()? {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86400,
+            _ => return None,
+        };
+        let count: u64 = text.get(..text.len().checked_sub(1)?)?.parse().ok()?;
+        Some(now.earlier(Seconds::new(count.checked_mul(unit)?)))
+    };
+    length().map_or_else(|| parse_moment(text), Ok)
 }
 
 /// Options of `explain`.

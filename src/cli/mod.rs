@@ -13,6 +13,7 @@ mod ask;
 mod cgi;
 pub mod check;
 pub mod demo;
+mod events;
 pub mod exit;
 mod explain;
 mod health;
@@ -87,6 +88,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Plan(options) => plan::run(&settings, &options),
         Command::Status(options) => status::run(&settings, &options),
         Command::Explain(options) => explain::run(&settings, &options),
+        Command::Events(options) => events::run(&settings, &options),
         Command::Health(options) => health::run(&settings, &options),
         Command::ApelSync(options) => apel_sync::run(&settings, &options),
         Command::Shutdown(options) => shutdown::run(&settings, &options),
@@ -126,6 +128,7 @@ fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
         interval: crate::model::Seconds::new(arguments.interval),
         factory,
         clock: Clock::system(),
+        events: arguments.events(),
         socket: Some(crate::state::Layout::new(&arguments.state_dir).socket()),
         host: Host::default(),
     })

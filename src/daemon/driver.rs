@@ -18,6 +18,7 @@ use super::{Board, Common, Control, DaemonError, DaemonStatus, Settings, Tick, s
 use crate::act::userdata::Templates;
 use crate::blocking;
 use crate::config::{self, Config};
+use crate::events::{Entry, Event, EventLog, Writing};
 use crate::images;
 use crate::model::{MachineFiles, SpaceName, Timestamp};
 use crate::pipes;
@@ -36,9 +37,10 @@ fn in_lines(problems: &[config::Problem]) -> String {
     lines.join("\n")
 }
 
-/// Takes a good configuration over.
-fn take(config: Config, next: &mut Tick) {
-    if *next.config != config {
+/// Takes a good configuration over. Tells whether it is another one.
+fn take(config: Config, next: &mut Tick) -> bool {
+    let changed = *next.config != config;
+    if changed {
         info!("using a changed configuration");
     }
     if next.config.server.ca_path != config.server.ca_path {
@@ -46,6 +48,7 @@ fn take(config: Config, next: &mut Tick) {
         next.cache = images::Cache::new(&config.server.ca_path);
     }
     next.config = Arc::new(config);
+    changed
 }
 
 async fn load(settings: &Settings, pipes: &Arc<config::Pipes>) -> config::Loaded {
@@ -122,6 +125,7 @@ pub(super) struct Driver {
     tick: Tick,
     server: HttpsServer,
     socket: Option<AdminSocket>,
+    writing: Option<Writing>,
     pipes: pipes::Keeper,
     /// Directories of spaces that have no task now.
     machines: BTreeMap<SpaceName, Vec<MachineFiles>>,
@@ -164,6 +168,8 @@ impl Driver {
         board.begin(daemon_status(&settings, now));
         board.config_loaded(now);
         let socket = open_socket(&settings, &store, &board);
+        let disk = store.layout().disk();
+        let (events, writing) = EventLog::start(settings.events.clone(), disk);
         let tick = Tick {
             config: Arc::clone(&config),
             templates: Templates::new(&config.server.ca_path),
@@ -181,12 +187,14 @@ impl Driver {
                 seeds: settings.host.seeds.clone(),
                 network: settings.host.network.clone(),
                 board,
+                events,
                 stop,
             },
             settings,
             tick,
             server,
             socket,
+            writing,
             machines,
             unread,
             janitor: Janitor::default(),
@@ -198,6 +206,9 @@ impl Driver {
         driver.fetch_pipes();
         driver.start_spaces().await;
         driver.show_orphans();
+        driver.tell(Event::DaemonStarted {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        });
         info!(
             version = env!("CARGO_PKG_VERSION"),
             "running with {} space(s), state in {}",
@@ -223,6 +234,7 @@ impl Driver {
                 () = control.asked.notified() => control.answered.notify_one(),
                 () = control.wake.notified() => {
                     info!("asked for a cycle now");
+                    self.common.events.reopen();
                     self.pipes.forget_pauses();
                     self.tick().await;
                     ticker.reset();
@@ -248,12 +260,16 @@ impl Driver {
                         error!("{problem}");
                     }
                     error!("the configuration has errors; going on with the last good one");
+                    let problems = loaded.problems.iter().map(ToString::to_string);
+                    let problems = problems.collect();
+                    self.tell(Event::ConfigRejected { problems });
                 }
                 let problems = loaded.problems.iter().map(ToString::to_string).collect();
                 self.common.board.config_rejected(now, problems);
             }
             Some(config) => {
-                if self.repeats.is_over(ERRORS).is_some() {
+                let is_good_again = self.repeats.is_over(ERRORS).is_some();
+                if is_good_again {
                     info!("the configuration is good again");
                 }
                 if self.repeats.is_news(WARNINGS, &text) {
@@ -262,7 +278,9 @@ impl Driver {
                     }
                 }
                 self.common.board.config_loaded(now);
-                take(config, &mut next);
+                if take(config, &mut next) || is_good_again {
+                    self.tell(Event::ConfigReloaded {});
+                }
             }
         }
         let time = (&self.settings.clock, self.settings.interval);
@@ -341,6 +359,14 @@ impl Driver {
             let running = Running { task, ticks, found };
             self.running.insert(space.clone(), running);
         }
+    }
+
+    fn tell(&self, event: Event) {
+        self.common.events.take(vec![Entry {
+            time: self.settings.clock.now(),
+            space: None,
+            event,
+        }]);
     }
 
     /// Shows the machines of spaces that are not configured: they are nobody's, and left alone.
@@ -429,8 +455,12 @@ impl Driver {
             );
         }
         self.server.stop().await;
-        if let Some(socket) = self.socket {
+        if let Some(socket) = self.socket.take() {
             socket.end();
+        }
+        self.tell(Event::DaemonStopped {});
+        if let Some(writing) = self.writing.take() {
+            writing.end(&self.common.events).await;
         }
         info!("stopped");
     }
@@ -468,6 +498,7 @@ mod tests {
             interval: Seconds::new(3600),
             factory: FactoryName::new("factory.example.org").unwrap(),
             clock: Clock::system(),
+            events: None,
             socket: None,
             host: Host::default(),
         }

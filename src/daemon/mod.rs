@@ -47,6 +47,7 @@ use crate::act::userdata::Templates;
 use crate::clock::Clock;
 use crate::cloud::http::Network;
 use crate::config::{self, Config};
+use crate::events::{self, EventLog};
 use crate::images;
 use crate::model::{FactoryName, Seconds};
 use crate::rng::Seeds;
@@ -68,6 +69,8 @@ pub struct Settings {
     pub factory: FactoryName,
     /// The time.
     pub clock: Clock,
+    /// Where events are to be told; `None` for nowhere.
+    pub events: Option<events::Place>,
     /// Where the local socket is to be; `None` for none.
     pub socket: Option<PathBuf>,
     /// What else the daemon finds around it.
@@ -150,6 +153,7 @@ struct Common {
     seeds: Seeds,
     network: Network,
     board: Board,
+    events: EventLog,
     stop: CancellationToken,
 }
 

@@ -16,8 +16,9 @@ use crate::blocking;
 use crate::cloud::{Cloud, CloudError, CloudErrorKind};
 use crate::config::SpaceConfig;
 use crate::decide::{self, Blocked, Bookkeeping, Finish, Heartbeats, Plan, Report};
+use crate::events::Event;
 use crate::images;
-use crate::model::{FactoryName, MachineName, SpaceSnapshot, Timestamp};
+use crate::model::{FactoryName, MachineName, MachinetypeName, SpaceSnapshot, Timestamp};
 use crate::observe::{self, Memory};
 use crate::record::{self, HeartbeatLists, Recorder, Totals};
 use crate::remote::Remotes;
@@ -69,6 +70,10 @@ pub(super) struct Known {
     pub images: images::Keeper,
     /// What machines that have ended left as their shutdown messages.
     pub messages: Messages,
+    /// What has happened and is still to be told.
+    pub events: Vec<Event>,
+    /// Machinetypes that are in a backoff.
+    pub backing_off: BTreeSet<MachinetypeName>,
 }
 
 /// Everything that one pass needs.
@@ -136,6 +141,7 @@ impl Pass<'_> {
         let now = self.common.clock.now();
         let mut plan = self.decide(&snapshot, &unread, now, seed);
         let failed = self.record(&snapshot, &mut plan, (scanned, now)).await?;
+        self.note_backoffs(&plan.report);
         let heartbeats = decide::heartbeats(&self.config, &snapshot, &plan.deletes, now);
         self.publish_heartbeats(&heartbeats, &snapshot).await;
         let actor = self.actor(heartbeats, &snapshot);
@@ -271,6 +277,7 @@ impl Pass<'_> {
         let mut memory = std::mem::take(&mut self.known.memory);
         let mut repeats = std::mem::take(&mut self.known.repeats);
         let mut totals = self.known.totals;
+        let mut events = std::mem::take(&mut self.known.events);
         let span = tracing::Span::current();
         let writing = blocking::run(move || {
             let _in_the_pass = span.enter();
@@ -281,12 +288,15 @@ impl Pass<'_> {
                 memory: &mut memory,
                 repeats: &mut repeats,
                 totals: &mut totals,
+                events: &mut events,
             };
             let failed = recorder.bookkeeping(&actions, now);
-            (failed, memory, repeats, totals)
+            (failed, memory, repeats, totals, events)
         });
-        let (failed, memory, repeats, totals) = writing.await;
+        let (failed, memory, repeats, totals, events) = writing.await;
         (self.known.memory, self.known.repeats, self.known.totals) = (memory, repeats, totals);
+        self.known.events = events;
+        self.tell_events();
         failed
     }
 
@@ -305,6 +315,7 @@ impl Pass<'_> {
         let deletes = record::without_failed(deletes, failed);
         let deleted = act::delete_all(actor, deletes).await;
         self.recorder().deletes(&deleted);
+        self.tell_events();
         // What cannot be written down means a full disk: nothing new is begun on it. The damaged
         // directory of one machine keeps no other from being created.
         if !self.recorder().has_no_room() {
@@ -314,6 +325,7 @@ impl Pass<'_> {
             }
             let now = self.common.clock.now();
             self.recorder().creates(created, now);
+            self.tell_events();
         }
         report
     }
@@ -341,6 +353,7 @@ impl Pass<'_> {
             memory: &mut self.known.memory,
             repeats: &mut self.known.repeats,
             totals: &mut self.known.totals,
+            events: &mut self.known.events,
         }
     }
 
@@ -471,6 +484,7 @@ mod tests {
             factory: FactoryName::new("factory.example.org").unwrap(),
             clock: clock.clone(),
             board: Board::default(),
+            events: crate::events::EventLog::default(),
             stop: CancellationToken::new(),
             seeds: Seeds::default(),
             network: Network::default(),

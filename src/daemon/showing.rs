@@ -1,11 +1,14 @@
 //! What a pass shows and tells to those who watch; nothing is decided by it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::machines::{MachineStatus, Messages, machine_statuses};
 use super::pass::Pass;
 use crate::blocking;
-use crate::model::SpaceSnapshot;
+use crate::decide::{MachinetypeReport, Report, Rule};
+use crate::events::{Entry, Event};
+use crate::model::{MachinetypeName, SpaceSnapshot};
 
 impl Pass<'_> {
     /// The machines as they are now, for those who watch.
@@ -38,5 +41,39 @@ impl Pass<'_> {
         let machines = known.memory.machines.values();
         let config = Some(self.config.as_ref());
         machine_statuses(machines, Some(snapshot), &known.messages, config)
+    }
+
+    /// Tells what has happened since the last time.
+    pub fn tell_events(&mut self) {
+        let (time, space) = (self.common.clock.now(), &self.config.name);
+        let events = std::mem::take(&mut self.known.events).into_iter();
+        let entries = events.map(|event| Entry {
+            time,
+            space: Some(space.clone()),
+            event,
+        });
+        self.common.events.take(entries.collect());
+    }
+
+    /// Notes which machinetypes back off, and tells of those that have done so.
+    pub fn note_backoffs(&mut self, report: &Report) {
+        let is_backing_off = |report: &MachinetypeReport| {
+            let mut rules = report.rules.iter();
+            rules.any(|check| check.forbids && matches!(check.rule, Rule::Backoff { .. }))
+        };
+        let kinds = report.machinetypes.iter();
+        let now: BTreeSet<MachinetypeName> = kinds
+            .filter(|(_, report)| is_backing_off(report))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let before = std::mem::take(&mut self.known.backing_off);
+        let over = before.difference(&now);
+        let over = over.filter(|name| report.machinetypes.contains_key(*name));
+        let over = over
+            .cloned()
+            .map(|machinetype| Event::BackoffEnded { machinetype });
+        self.known.events.extend(over);
+        self.known.backing_off = now;
+        self.tell_events();
     }
 }

@@ -15,6 +15,7 @@ use super::{Common, Tick};
 use crate::blocking;
 use crate::cloud::{self, Cloud, CloudError, Outside};
 use crate::config::{Api, SpaceConfig};
+use crate::events::{Entry, Event};
 use crate::model::{MachineFiles, Processors, SpaceName};
 use crate::observe::Memory;
 use crate::record;
@@ -122,9 +123,11 @@ impl SpaceTask {
                 self.status.report = done.report;
                 self.status.machines = Arc::new(done.machines);
                 if let Some(count) = self.known.repeats.is_over(CLOUD) {
+                    self.tell(Event::CycleRecovered { failed: count });
                     info!("the cloud can be reached again, after {count} cycle(s)");
                 }
                 if let Some(count) = self.known.repeats.is_over(DISK) {
+                    self.tell(Event::CycleRecovered { failed: count });
                     info!("the state directory can be used again, after {count} cycle(s)");
                 }
             }
@@ -136,6 +139,9 @@ impl SpaceTask {
                     PassError::Cloud(_) | PassError::Stopping => CLOUD,
                 };
                 if self.known.repeats.is_news(subject, &problem.trouble()) {
+                    self.tell(Event::CycleFailed {
+                        error: text.clone(),
+                    });
                     error!(
                         "{text}; nothing is created or destroyed, and the next cycle tries again"
                     );
@@ -175,6 +181,14 @@ impl SpaceTask {
             known: &mut self.known,
         };
         pass.run(seed).await
+    }
+
+    fn tell(&self, event: Event) {
+        self.common.events.take(vec![Entry {
+            time: self.common.clock.now(),
+            space: Some(self.space.clone()),
+            event,
+        }]);
     }
 
     /// Until the first scan: what the directories say.

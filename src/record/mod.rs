@@ -29,9 +29,10 @@ use crate::account::{apel, spool};
 use crate::act::{CreateError, CreateOutcome, DeleteError, DeleteOutcome, directory, mjf};
 use crate::cloud::{CloudErrorKind, Deletion};
 use crate::config::SpaceConfig;
-use crate::decide::{Bookkeeping, Delete, Finish, Plan};
+use crate::decide::{Bookkeeping, Delete, Finish, Plan, Reason};
+use crate::events::Event;
 use crate::model::{
-    CloudId, CloudMachine, FactoryName, History, MachineFiles, MachineName, MachinetypeName,
+    CloudId, CloudMachine, Ended, FactoryName, History, MachineFiles, MachineName, MachinetypeName,
     Processors, Seconds, Timestamp,
 };
 use crate::observe::Memory;
@@ -73,6 +74,8 @@ pub struct Recorder<'a> {
     pub repeats: &'a mut Repeats,
     /// What has happened so far.
     pub totals: &'a mut Totals,
+    /// What has happened and is still to be told.
+    pub events: &'a mut Vec<Event>,
 }
 
 impl Recorder<'_> {
@@ -248,6 +251,10 @@ impl Recorder<'_> {
             ..directory::contents(self.config, self.factory, names, size, created)
         })?;
         self.memory.machines.insert(machine.clone(), files);
+        self.events.push(Event::Found {
+            machine: machine.clone(),
+            id: listed.id.clone(),
+        });
         warn!(
             %machine, id = %listed.id,
             "found a machine of ours without a directory; made one"
@@ -258,6 +265,10 @@ impl Recorder<'_> {
     fn identify(&mut self, machine: &MachineName, id: &CloudId) -> Result<(), StateError> {
         self.store.set_id(machine, id)?;
         self.files(machine, |files| files.id = Some(id.clone()));
+        self.events.push(Event::Found {
+            machine: machine.clone(),
+            id: id.clone(),
+        });
         info!(%machine, %id, "found on the cloud");
         Ok(())
     }
@@ -280,6 +291,11 @@ impl Recorder<'_> {
         if let Some(files) = self.memory.machines.get(machine) {
             let machinetype = files.machinetype.clone();
             self.memory.note_start(&machinetype, now);
+            self.events.push(Event::Running {
+                machine: machine.clone(),
+                machinetype,
+                since: at,
+            });
         }
         self.totals.started += 1;
         info!(%machine, "running since {}", at.to_rfc3339());
@@ -311,6 +327,13 @@ impl Recorder<'_> {
             let (path, new) = spool::file(self.store.layout(), name, &record, send)?;
             debug!(machine = %name, path = %path.display(), new, "accounting record");
             self.totals.records += u64::from(new);
+            if new {
+                self.events.push(Event::Accounted {
+                    machine: name.clone(),
+                    machinetype: files.machinetype.clone(),
+                    record: path.display().to_string(),
+                });
+            }
             recorded = true;
         }
         self.store.set_time(name, TimeFile::Finished, now)?;
@@ -358,12 +381,28 @@ impl Recorder<'_> {
             self.store
                 .set_last_abort_time(space, machinetype, finish.stopped)?;
             history.last_abort = latest;
+            let configured = self.config.machinetypes.get(machinetype);
+            self.events.push(Event::BackoffBegan {
+                machinetype: machinetype.clone(),
+                machine: finish.machine.clone(),
+                until: configured.map(|configured| finish.stopped + configured.backoff),
+            });
         }
         Ok(())
     }
 
     fn say_finished(&mut self, finish: &Finish, recorded: bool, now: Timestamp) {
         let machine = &finish.machine;
+        self.events.push(Event::Ended {
+            machine: machine.clone(),
+            machinetype: finish.machinetype.clone(),
+            started: finish.started,
+            stopped: finish.stopped,
+            ran: finish.started.map(|started| finish.stopped.since(started)),
+            abort: finish.abort,
+            code: finish.code,
+            how: finish.how.clone(),
+        });
         match finish.started {
             Some(started) => {
                 self.totals.ended += 1;
@@ -421,6 +460,7 @@ impl Recorder<'_> {
                         Deletion::AlreadyGone => "; it was already gone",
                     };
                     info!(%machine, "deleted: {}{already}", outcome.reason);
+                    self.tell_delete(machine, outcome.reason);
                 }
                 Err(why @ (DeleteError::Withdrawn | DeleteError::Stopping)) => {
                     info!(%machine, "not deleted: {why}");
@@ -442,10 +482,32 @@ impl Recorder<'_> {
         }
     }
 
+    fn tell_delete(&mut self, machine: &MachineName, reason: Reason) {
+        let files = self.memory.machines.get(machine);
+        let machinetype = files.map(|files| files.machinetype.clone());
+        let Some(machinetype) = machinetype.or_else(|| machine.machinetype()) else {
+            return;
+        };
+        let (machine, reason_text) = (machine.clone(), reason.to_string());
+        if reason.ended() == Ended::Heartbeat {
+            self.events.push(Event::HeartbeatMissed {
+                machine: machine.clone(),
+                machinetype: machinetype.clone(),
+                reason: reason_text.clone(),
+            });
+        }
+        self.events.push(Event::Destroyed {
+            machine,
+            machinetype,
+            reason: reason_text,
+        });
+    }
+
     /// Takes over what became of the creates, and says so.
     pub fn creates(&mut self, outcomes: Vec<CreateOutcome>, now: Timestamp) {
         let mut failed: BTreeSet<MachinetypeName> = BTreeSet::new();
         let mut succeeded: BTreeSet<MachinetypeName> = BTreeSet::new();
+        let mut told_of: BTreeSet<MachinetypeName> = BTreeSet::new();
         for outcome in outcomes {
             let (machine, machinetype) = (outcome.machine, outcome.machinetype);
             self.note_refusals(&machine, &outcome.no_room, outcome.files.as_ref(), now);
@@ -458,6 +520,11 @@ impl Recorder<'_> {
                 Ok(id) => {
                     self.totals.created += 1;
                     info!(%machine, %id, "created");
+                    self.events.push(Event::Created {
+                        machine,
+                        machinetype: machinetype.clone(),
+                        id,
+                    });
                     if let Some(count) = self.repeats.is_over(&subject) {
                         info!(
                             "machines of machinetype {machinetype} can be created again, after {count} failure(s)"
@@ -480,6 +547,13 @@ impl Recorder<'_> {
                         CreateError::State(_) => "the next cycle tries again",
                         _ => "the machinetype waits a little before the next try",
                     };
+                    if told_of.insert(machinetype.clone()) {
+                        self.events.push(Event::CreateFailed {
+                            machine: machine.clone(),
+                            machinetype: machinetype.clone(),
+                            error: problem.to_string(),
+                        });
+                    }
                     // Each machine has another name; the trouble is the same.
                     let message = problem.to_string().replace(machine.as_str(), "it");
                     // Want of room has been told above.
@@ -566,6 +640,7 @@ mod tests {
         memory: Memory,
         repeats: Repeats,
         totals: Totals,
+        events: Vec<Event>,
     }
 
     impl World {
@@ -580,6 +655,7 @@ mod tests {
                 memory: Memory::default(),
                 repeats: Repeats::default(),
                 totals: Totals::default(),
+                events: Vec::new(),
             };
             for name in NAMES {
                 let listed = testing::listed(name, MachineState::Running);
@@ -609,6 +685,7 @@ mod tests {
                 memory: &mut self.memory,
                 repeats: &mut self.repeats,
                 totals: &mut self.totals,
+                events: &mut self.events,
             }
         }
     }

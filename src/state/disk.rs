@@ -144,6 +144,25 @@ impl Disk {
         })
     }
 
+    /// Opens `path` to add to its end; makes it, with `mode`, where it is missing.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn append(&self, path: &Path, mode: u32) -> io::Result<NewFile> {
+        match OpenOptions::new().append(true).open(path) {
+            Ok(file) => Ok(NewFile {
+                disk: self.clone(),
+                path: path.to_owned(),
+                file,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                drop(self.create_new(path, mode)?);
+                self.append(path, mode)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Creates the directory `path`, which must not exist, with `mode`.
     ///
     /// # Errors

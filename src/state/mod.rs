@@ -5,7 +5,8 @@
 //!
 //! 1. Only this module and [`disk`] write below the state directory, apart from the HTTPS
 //!    server, which writes files that VMs send into `joboutputs` through [`disk`]. Commands beside
-//!    a daemon write one file in [`order`], which the daemon only reads.
+//!    a daemon write one file in [`order`], which the daemon only reads. (The event log may be here
+//!    too; it is written through [`disk`], and nothing is read from it.)
 //! 2. A machine's directory appears whole, by rename, and disappears whole.
 //! 3. Each file is written so that a crash leaves the old content or the new.
 //! 4. One daemon at a time: [`Store::open`] holds a lock as long as the store lives.

@@ -59,6 +59,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("account", &["config", "model", "state"]),
+    ("events", &["blocking", "model", "state"]),
     (
         "record",
         &[
@@ -67,6 +68,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cloud",
             "config",
             "decide",
+            "events",
             "model",
             "observe",
             "state",

@@ -84,6 +84,7 @@ async fn a_key_pair_that_nothing_uses_any_more_is_counted_and_removed_later() {
         interval: Seconds::new(30),
         factory: FactoryName::new("factory.example.org").unwrap(),
         clock: Clock::fast(SPEED),
+        events: None,
         socket: None,
         host: Host::default(),
     };

@@ -221,6 +221,7 @@ impl Factory {
             interval: Seconds::new(INTERVAL),
             factory: FactoryName::new(&self.name).unwrap(),
             clock: self.earth.clock(),
+            events: None,
             socket: None,
             host: Host {
                 disk: self.disk.seen_by(power),

@@ -194,6 +194,10 @@ async fn run_in(
         interval: INTERVAL,
         factory: FactoryName::new("demo.example.org")?,
         clock: clock.clone(),
+        events: Some(crate::events::Place {
+            path: site.state_dir.join(super::args::EVENT_LOG_BESIDE),
+            max_bytes: super::args::EVENT_LOG_BYTES,
+        }),
         socket: Some(Layout::new(&site.state_dir).socket()),
         host: Host::default(),
     };

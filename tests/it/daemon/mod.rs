@@ -9,6 +9,7 @@ mod contextualization;
 mod crashes;
 pub mod disk;
 mod elsewhere;
+mod events;
 mod explain;
 pub mod factory;
 mod health;

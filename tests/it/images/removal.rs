@@ -85,6 +85,7 @@ async fn a_superseded_copy_is_kept_as_long_as_it_is_wanted_and_then_removed() {
         interval: Seconds::new(30),
         factory: FactoryName::new("factory.example.org").unwrap(),
         clock: Clock::fast(SPEED),
+        events: None,
         socket: None,
         host: Host::default(),
     };
