@@ -9,6 +9,7 @@
 )]
 
 mod architecture;
+mod commands_manual;
 mod config_examples;
 mod config_files;
 mod config_manual;

@@ -1,0 +1,93 @@
+//! Each command and option of the program is in the manual pages, and the other way round.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::CommandFactory;
+use vcycle::cli::args::Arguments;
+
+/// Options that every command of clap's has.
+const OF_CLAP: [&str; 2] = ["help", "version"];
+
+fn page(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("man/{name}.8"))
+}
+
+fn text(name: &str) -> Option<String> {
+    fs::read_to_string(page(name)).ok()
+}
+
+/// The long options that a page describes in a list: `.It Fl -NAME ...`.
+fn described(page: &str) -> BTreeSet<String> {
+    let items = page
+        .lines()
+        .filter_map(|line| line.strip_prefix(".It Fl -"));
+    items
+        .map(|item| item.split([' ', '=']).next().unwrap().to_owned())
+        .collect()
+}
+
+/// The long options of a command, without those that all have.
+fn options(command: &clap::Command) -> BTreeSet<String> {
+    let all = command.get_arguments().filter_map(clap::Arg::get_long);
+    let own = all.filter(|name| !OF_CLAP.contains(name));
+    own.map(str::to_owned).collect()
+}
+
+#[test]
+fn every_command_and_option_has_its_place_in_a_page_and_no_other_has() {
+    let program = Arguments::command();
+    let main = text("vcycled").unwrap();
+    let mut of_main = options(&program);
+    for command in program.get_subcommands() {
+        let name = command.get_name();
+        assert!(main.contains(&format!("\n.It Cm {name}\n")), "{name}");
+        assert!(
+            main.contains(&format!("\n.Cm {name}\n")) || name == "run",
+            "{name}: synopsis"
+        );
+        match text(&format!("vcycled-{name}")) {
+            // A page of its own has all options of the command, and is referred to.
+            Some(own) => {
+                assert_eq!(described(&own), options(command), "vcycled-{name}.8");
+                assert!(main.contains(&format!(".Xr vcycled-{name} 8")), "{name}");
+            }
+            None => of_main.extend(options(command)),
+        }
+    }
+    let described = described(&main);
+    let inline = |name: &&String| main.contains(&format!("Fl -{name}"));
+    let missing: Vec<_> = of_main
+        .difference(&described)
+        .filter(|name| !inline(name))
+        .collect();
+    assert!(missing.is_empty(), "vcycled.8 lacks {missing:?}");
+    let unknown: Vec<_> = described.difference(&of_main).collect();
+    assert!(unknown.is_empty(), "vcycled.8 has {unknown:?}");
+}
+
+#[test]
+fn pages_of_commands_are_well_formed() {
+    let commands = ["status", "explain", "events", "health"];
+    for command in commands.map(|command| page(&format!("vcycled-{command}"))) {
+        let linted = Command::new("mandoc")
+            .args(["-T", "lint", "-W", "warning"])
+            .arg(&command)
+            .output();
+        let Ok(linted) = linted else {
+            println!("skipped: there is no mandoc");
+            return;
+        };
+        let said = String::from_utf8_lossy(&linted.stdout).into_owned();
+        // What it knows of other pages depends on the host.
+        let complaints = said.lines().filter(|line| !line.contains("mandoc.db"));
+        assert_eq!(
+            complaints.collect::<Vec<_>>(),
+            [""; 0],
+            "{}",
+            command.display()
+        );
+    }
+}
