@@ -99,9 +99,13 @@ fn of_space(
     if !kinds.is_empty() {
         text += &table(style, 2, &machinetypes(&kinds, space, now));
     }
-    let machines = machines(scene, space);
+    let (machines, more) = machines(scene, space);
     if machines.len() > 1 {
         text += &table(style, 2, &machines);
+    }
+    if more > 0 {
+        let line = format!("... and {more} more that have ended (--all)");
+        text += &format!("  {}\n", style.paint(Paint::Faint, &line));
     }
     text
 }
@@ -346,7 +350,8 @@ pub const fn paint(why: &Blocked) -> Paint {
     }
 }
 
-fn machines(scene: &Scene<'_>, space: &SpaceStatus) -> Vec<Vec<Cell>> {
+/// The rows, and how many machines that have ended are left out.
+fn machines(scene: &Scene<'_>, space: &SpaceStatus) -> (Vec<Vec<Cell>>, usize) {
     let now = scene.now();
     let heads = [
         Cell::text("MACHINE"),
@@ -368,11 +373,7 @@ fn machines(scene: &Scene<'_>, space: &SpaceStatus) -> Vec<Vec<Cell>> {
     let shown = if scene.all { ended.len() } else { ENDED };
     let more = ended.len().saturating_sub(shown);
     rows.extend(ended.into_iter().take(shown).map(|one| machine(one, now)));
-    if more > 0 {
-        let line = format!("... and {more} more that have ended (--all)");
-        rows.push(vec![Cell::text(line).painted(Paint::Faint)]);
-    }
-    rows
+    (rows, more)
 }
 
 fn machine(machine: &MachineStatus, now: Timestamp) -> Vec<Cell> {
@@ -411,5 +412,56 @@ const fn of_phase(phase: Phase) -> Paint {
         Phase::Failed | Phase::Unlisted => Paint::Bad,
         Phase::Shutdown | Phase::Deleting | Phase::Ended => Paint::Faint,
         Phase::Starting | Phase::Unknown => Paint::Plain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::daemon::admin::Told;
+    use crate::daemon::{Messages, Status, machine_statuses};
+    use crate::decide::testing;
+
+    #[test]
+    fn of_machines_that_have_ended_the_latest_are_shown_and_the_others_counted() {
+        let ended = (0..7).map(|number| {
+            let mut files = testing::files(&format!("vcycle-a-{number:0>10}"), 1000);
+            files.stopped = Some(Timestamp::from_unix(2000 + number));
+            files
+        });
+        let ended: Vec<_> = ended.collect();
+        let space = SpaceStatus {
+            machines: Arc::new(machine_statuses(&ended, None, &Messages::new(), None)),
+            ..SpaceStatus::default()
+        };
+        let mut status = Status::default();
+        let name = SpaceName::new("example.org").unwrap();
+        status.spaces.insert(name, Arc::new(space));
+        let now = Timestamp::from_unix(2010);
+        let known = Known {
+            told: Told { now, status },
+            config: None,
+        };
+        let shown = |all| factory(&known, all, Style::default());
+        let text = shown(false);
+        let lines = |text: &str| {
+            text.lines()
+                .filter(|line| line.contains("vcycle-a-"))
+                .count()
+        };
+        assert_eq!(lines(&text), 5, "{text}");
+        assert!(!text.contains("vcycle-a-0000000001"), "the oldest: {text}");
+        assert!(
+            text.contains("vcycle-a-0000000006  ended  4 s ago"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("  ... and 2 more that have ended (--all)\n"),
+            "{text}"
+        );
+        assert_eq!(lines(&shown(true)), 7);
+        assert!(!shown(true).contains("more that have ended"));
     }
 }
