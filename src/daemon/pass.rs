@@ -12,6 +12,7 @@ use super::vacmon::VacMonMemory;
 use super::{Common, Tick};
 use crate::act::{self, Actor, CreateError, CreateOutcome};
 use crate::blocking;
+use crate::cloud::http::UNUSABLE;
 use crate::cloud::{Cloud, CloudError, CloudErrorKind};
 use crate::config::SpaceConfig;
 use crate::decide::{self, Blocked, Bookkeeping, Finish, Heartbeats, Plan, Report};
@@ -40,10 +41,14 @@ pub enum PassError {
 
 impl PassError {
     /// What is wrong, without the request that happened to meet it first: several are sent side by
-    /// side, and a dead cloud is one trouble, to be told once.
+    /// side, and a dead cloud is one trouble, to be told once. Answers that break off do so at
+    /// another place each time, which is no other trouble either.
     pub(super) fn trouble(&self) -> String {
         match self {
-            Self::Cloud(error) => error.message.clone(),
+            Self::Cloud(error) => match error.message.split_once(UNUSABLE) {
+                Some((before, _why)) => format!("{before}{UNUSABLE}"),
+                None => error.message.clone(),
+            },
             Self::State(_) | Self::Stopping => self.to_string(),
         }
     }
@@ -473,5 +478,22 @@ mod tests {
         pass.run(Seed(1)).await.unwrap();
         assert_eq!(known.memory.previous_scan, Some(began));
         assert_eq!(common.store.last_scan(&space.name).unwrap(), Some(began));
+    }
+
+    #[test]
+    fn answers_that_break_off_here_and_there_are_one_trouble() {
+        let trouble = |status: &str, why: &str| {
+            let message = format!("{status} with {UNUSABLE}: {why}");
+            let error = CloudError::new(CloudErrorKind::Rejected, "GET servers", message);
+            PassError::Cloud(error).trouble()
+        };
+        let first = trouble("200 OK", "EOF while parsing a string at line 1 column 9014");
+        assert_eq!(
+            first,
+            trouble("200 OK", "EOF while parsing a list at line 1 column 7")
+        );
+        assert_ne!(first, trouble("201 Created", "EOF while parsing a list"));
+        let other = CloudError::new(CloudErrorKind::Transient, "GET servers", "503 at noon");
+        assert_eq!(PassError::Cloud(other).trouble(), "503 at noon");
     }
 }

@@ -9,7 +9,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::Ec2;
 use super::client::{NoAnswer, RetryAfter};
-use crate::cloud::http::{Failure, FailureKind, text};
+use crate::cloud::http::{Failure, FailureKind, UNUSABLE, text};
 use crate::cloud::{CloudError, CloudErrorKind};
 use crate::model::Seconds;
 
@@ -222,7 +222,7 @@ impl Ec2 {
 
     /// An error about a good answer whose content is of no use.
     pub(super) fn unreadable(&self, action: &str, why: impl std::fmt::Display) -> CloudError {
-        let message = format!("an answer that cannot be used: {why}");
+        let message = format!("{UNUSABLE}: {why}");
         CloudError::new(
             CloudErrorKind::Rejected,
             self.operation(action),
