@@ -147,8 +147,6 @@ fn an_instance_that_could_not_be_made_after_all_tells_why() {
         assert_eq!(relay.of("TerminateInstances").len(), 1, "{code}");
         let gave_up = factory.log_lines("the cloud gave up on it");
         assert_eq!(gave_up.len(), 1, "{gave_up:?}");
-        let plan = factory.run(&["plan"]);
-        assert!(plan.out.contains("machines 1 of 1"), "{plan:?}");
         daemon.end();
     }
 }
