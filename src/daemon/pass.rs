@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tracing::{debug, error};
+use tracing::{debug, error, info, warn};
 
 use super::joboutputs::{self, Keeper};
 use super::leaks::LeakMemory;
@@ -108,7 +108,23 @@ pub async fn observe_once(
 ) -> Result<(SpaceSnapshot, Vec<Unread>), CloudError> {
     let facts = cloud.facts().await?;
     let listing = cloud.list().await?;
-    let snapshot = observe::join(&config.name, factory, facts, listing, memory);
+    let mut snapshot = observe::join(&config.name, factory, facts, listing, memory);
+    for id in observe::nameless(&snapshot) {
+        let told = match cloud.user_data(&id).await {
+            Ok(told) => told,
+            Err(error) => {
+                debug!(
+                    "{error}; whether {id} is a machine of ours is asked again in the next cycle"
+                );
+                None
+            }
+        };
+        if let Some(user_data) = told
+            && let Some(machine) = observe::recognise(&mut snapshot, &id, user_data.reveal())
+        {
+            info!(%machine, %id, "found by its user_data: the answer that named it was lost");
+        }
+    }
     let (store, config) = (Arc::clone(store), config.clone());
     let looking = blocking::run(move || {
         let mut snapshot = snapshot;
@@ -131,6 +147,7 @@ impl Pass<'_> {
         self.publish_heartbeats(&heartbeats, &snapshot).await;
         let actor = self.actor(heartbeats, &snapshot);
         let report = self.carry_out(&actor, plan, &failed).await;
+        self.mark_machines(&snapshot, &actor).await;
         self.look_for_leaks(&snapshot, &actor).await;
         Ok(report)
     }
@@ -302,6 +319,19 @@ impl Pass<'_> {
             self.recorder().creates(created, now);
         }
         report
+    }
+
+    /// Gives machines the marks that they lack, where the cloud takes those only afterwards.
+    async fn mark_machines(&mut self, snapshot: &SpaceSnapshot, actor: &Actor) {
+        const SUBJECT: &str = "marks of machines";
+        let Some((machine, error)) = act::mark_all(actor, snapshot).await else {
+            self.known.repeats.is_over(SUBJECT);
+            return;
+        };
+        // Each machine has another name; the trouble is the same.
+        if self.known.repeats.is_news(SUBJECT, &error.message) {
+            warn!(%machine, "cannot set its tags: {error}; the next cycle tries again");
+        }
     }
 
     fn actor(&self, heartbeats: Heartbeats, snapshot: &SpaceSnapshot) -> Actor {
