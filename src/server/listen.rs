@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use openssl::ssl::{Ssl, SslVerifyMode};
+use openssl::ssl::SslVerifyMode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
@@ -257,10 +257,9 @@ impl Connection {
         &self,
         stream: TcpStream,
     ) -> Result<(SslStream<TcpStream>, Credentials), String> {
-        let acceptor = self.shared.tls.acceptor();
+        let (mut ssl, sessions) = self.shared.tls.begin().map_err(|error| error.to_string())?;
         let complaints = Complaints::default();
         let noted = complaints.clone();
-        let mut ssl = Ssl::new(acceptor.context()).map_err(|error| error.to_string())?;
         ssl.set_verify_callback(SslVerifyMode::PEER, move |good, context| {
             noted.note(good, context)
         });
@@ -269,7 +268,7 @@ impl Connection {
             .accept()
             .await
             .map_err(|error| error.to_string())?;
-        let credentials = complaints.judge(stream.ssl());
+        let credentials = sessions.credentials(&complaints, stream.ssl());
         Ok((stream, credentials))
     }
 

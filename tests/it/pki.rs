@@ -209,6 +209,11 @@ impl Party {
         fs::write(self.hashed(ca_path, "0"), self.cert.to_pem().unwrap()).unwrap();
     }
 
+    /// Takes the CA out of it again.
+    pub fn uninstall(&self, ca_path: &Path) {
+        fs::remove_file(self.hashed(ca_path, "0")).unwrap();
+    }
+
     fn hashed(&self, ca_path: &Path, ending: &str) -> PathBuf {
         ca_path.join(format!("{:08x}.{ending}", self.cert.subject_name_hash()))
     }

@@ -5,6 +5,7 @@ mod certificates;
 mod conformance;
 mod curl;
 mod hostile;
+mod resumption;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -67,6 +68,7 @@ struct World {
     http_address: SocketAddr,
     dir: tempfile::TempDir,
     store: Store,
+    clock: Clock,
 }
 
 fn machine(name: &str, machinetype: &str, dn: Option<&str>) -> NewMachine {
@@ -128,7 +130,11 @@ impl World {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let clock = Clock::manual(Timestamp::from_unix(NOW));
         let server = runtime
-            .block_on(Server::start(&config, store.layout().clone(), clock))
+            .block_on(Server::start(
+                &config,
+                store.layout().clone(),
+                clock.clone(),
+            ))
             .unwrap();
         let [address, http_address] = *server.addresses() else {
             panic!("expected two addresses, not {:?}", server.addresses());
@@ -140,6 +146,7 @@ impl World {
             http_address,
             dir,
             store,
+            clock,
         }
     }
 
@@ -519,7 +526,6 @@ fn requests_follow_each_other_on_one_connection() {
     assert_eq!(fs::read_to_string(world.output("x")).unwrap(), "2");
 }
 
-/// A resumed session comes without the client's certificates.
 #[test]
 fn stopping_lets_the_request_under_way_end() {
     let mut world = World::new();
