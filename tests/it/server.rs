@@ -2,9 +2,13 @@
 
 mod apache;
 mod certificates;
+mod cgi;
+mod chains;
 mod conformance;
 mod curl;
+mod disk;
 mod hostile;
+mod paths;
 mod resumption;
 
 use std::collections::BTreeMap;
@@ -20,7 +24,7 @@ use vcycle::clock::Clock;
 use vcycle::config::ServerConfig;
 use vcycle::model::{FactoryName, MachineName, MachinetypeName, SpaceName, Timestamp, TokenHash};
 use vcycle::server::Server;
-use vcycle::state::{Layout, NewMachine, Published, Store};
+use vcycle::state::{Disk, Layout, NewMachine, Published, Store};
 
 use crate::pki::{self, For, Party, VALID};
 
@@ -69,6 +73,7 @@ struct World {
     dir: tempfile::TempDir,
     store: Store,
     clock: Clock,
+    config: ServerConfig,
 }
 
 fn machine(name: &str, machinetype: &str, dn: Option<&str>) -> NewMachine {
@@ -103,9 +108,14 @@ impl World {
     /// A world whose directory is prepared before there is anything in it, and whose machine takes
     /// files from the holder of a token, too.
     fn with(prepare: fn(&std::path::Path), token: Option<TokenHash>) -> Self {
+        Self::on(Disk::default(), prepare, token)
+    }
+
+    /// The same on a disk that is watched.
+    fn on(disk: Disk, prepare: fn(&std::path::Path), token: Option<TokenHash>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path());
-        let store = Store::open(dir.path().join("state")).unwrap();
+        let store = Store::open(Layout::on(disk, dir.path().join("state"))).unwrap();
         let new = NewMachine {
             token,
             ..machine(MACHINE, "a", Some(DN))
@@ -147,6 +157,7 @@ impl World {
             dir,
             store,
             clock,
+            config,
         }
     }
 
