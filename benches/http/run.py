@@ -7,8 +7,9 @@ Needs root (each server runs as it would at a site), nginx, apache2, ab, wrk, op
     apt-get install nginx-light apache2-bin apache2-utils wrk
 It prints, for each load, the median of the rounds for each server: requests a second, and processor
 time of the server and its children for each request, which counts on a machine that the clients
-share with the server. `failed` has to be 0. At the end: memory of idle connections, the bounds that
-have to hold, and how close a handshake is to its signature alone (`openssl speed`).
+share with the server. `failed` has to be 0. At the end: full and resumed handshakes, memory of idle
+connections, the bounds that have to hold, and how close a handshake is to its signature alone
+(`openssl speed`).
 """
 
 import argparse
@@ -249,6 +250,26 @@ def loads(site, seconds, short):
     }
 
 
+def handshakes(site, server, seconds, how):
+    """Connections with one GET each, with a full handshake or with the session of the one before:
+    rate, microseconds of the server for each."""
+    before = server.cpu()
+    said = run("openssl", "s_time", "-connect", f"localhost:{server.port}", how, "-time", seconds,
+               "-CAfile", site.pki / "ca.pem", "-cert", site.pki / "user.both", "-www",
+               f"/machines/{machine(7)}/machinefeatures/total_cpu")
+    spent = server.cpu() - before
+    count, took = re.search(r"^(\d+) connections in (\d+) real seconds", said, re.M).groups()
+    return int(count) / int(took), spent / int(count) * 1e6
+
+
+def compare_handshakes(site, server, rounds, seconds):
+    for how, what in (("-new", "full"), ("-reuse", "resumed")):
+        columns = zip(*(handshakes(site, server, seconds, how) for _ in range(rounds)))
+        rate, spent = (statistics.median(column) for column in columns)
+        print(f"{server.name}: {what} handshakes with a certificate, and one GET: {rate:.0f} /s, "
+              f"{spent:.0f} us, {1e6 / max(spent, 1):.0f} a second of processor time")
+
+
 def idle(server, count):
     """MiB that `count` idle connections after a handshake cost, from many addresses."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -326,6 +347,10 @@ def main():
     one = signature()
     spent = medians["get-handshake", "vcycled"][1]
     print(f"a signature of RSA 2048 takes {one:.0f} us, a request with a handshake {spent:.0f} us")
+    for start in starts[:2]:
+        server = start()
+        compare_handshakes(site, server, options.rounds, options.seconds)
+        server.stop()
     if options.idle:
         server = vcycled(site, options.program)
         good &= idle(server, options.idle) <= 400

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use futures_util::StreamExt;
+use tracing::debug;
 
 use super::userdata::{Context, UserData, UserDataError, read_file};
 use super::{Actor, CONCURRENCY, directory, mjf};
@@ -257,6 +258,10 @@ async fn ask(
                         files.id = None;
                     }
                 })?;
+            // Only now: a machine without marks is known by what is on file.
+            if let Err(error) = actor.cloud.mark(&id, &request.metadata).await {
+                debug!(machine = %request.name, "cannot be marked: {error}; the next cycle tries again");
+            }
             Ok(id)
         }
         Err(error) if error.kind == CloudErrorKind::Ambiguous => Err(error.into()),
@@ -305,7 +310,7 @@ fn size(request: &CreateRequest) -> mjf::Size {
 }
 
 /// The metadata keys of the manual page, and those by which a machine is known again.
-fn metadata(
+pub(super) fn metadata(
     actor: &Actor,
     machinetype: &MachinetypeConfig,
     machine: &MachineName,

@@ -7,13 +7,15 @@
 //!    cloud is asked.
 //! 2. create: the machine's directory is on disk, whole, before the cloud is asked; the answer's
 //!    identifier follows. A directory without one is a question to the next scans, never a reason
-//!    to ask the cloud again.
+//!    to ask the cloud again. Marks that the cloud takes only afterwards come last, and are set by
+//!    the next passes where a crash came before them.
 //! 3. A create is never repeated after it may have left. Only a clear refusal removes the
 //!    directory.
 
 mod create;
 mod delete;
 pub mod directory;
+mod mark;
 pub mod mjf;
 pub mod proxy;
 mod remove;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 
 pub use create::{CreateError, CreateOutcome, create_all};
 pub use delete::{DeleteError, DeleteOutcome, delete_all};
+pub use mark::mark_all;
 pub use remove::{RemoveError, RemoveOutcome, public_keys, remove_all};
 
 use crate::blocking;

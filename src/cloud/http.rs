@@ -217,13 +217,16 @@ impl Answer {
             CloudErrorKind::Rejected,
             self.operation.clone(),
             format!(
-                "{} with an answer that cannot be used: {}",
+                "{} with {UNUSABLE}: {}",
                 self.status,
                 text::one_line(&why.to_string())
             ),
         )
     }
 }
+
+/// What is said of a good answer whose content is of no use, before why.
+pub const UNUSABLE: &str = "an answer that cannot be used";
 
 /// The client of one space. What it sends requests over may be shared with other spaces; the limits
 /// are its own.

@@ -73,7 +73,8 @@ pub trait Cloud: Send + Sync + fmt::Debug {
 
     /// The complete list of VMs in the space, ours or not. A VM that has ended but is still listed
     /// is [`Deleting`](crate::model::MachineState::Deleting) where it still takes room, and left
-    /// out where it does not (EC2's terminated instances).
+    /// out where it does not (EC2's terminated instances); one of ours that the cloud has ended by
+    /// itself is [`Failed`](crate::model::MachineState::Failed) until it is deleted.
     async fn list(&self) -> Result<Vec<CloudMachine>, CloudError>;
 
     /// Asks for one machine.
@@ -81,6 +82,25 @@ pub trait Cloud: Send + Sync + fmt::Debug {
 
     /// Asks for the end of one machine.
     async fn delete(&self, id: &CloudId) -> Result<Deletion, CloudError>;
+
+    /// Gives a machine of ours its metadata, where that cannot be done by the request that makes it.
+    /// It is called after each creation, and in every cycle for each machine without marks; what was
+    /// refused for good is not asked for again and is no error.
+    async fn mark(
+        &self,
+        machine: &CloudId,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<(), CloudError> {
+        let _ = (machine, metadata);
+        Ok(())
+    }
+
+    /// What a machine was made from, where the cloud tells it and where a machine can be listed
+    /// that has neither name nor marks yet.
+    async fn user_data(&self, machine: &CloudId) -> Result<Option<Secret<Vec<u8>>>, CloudError> {
+        let _ = machine;
+        Ok(None)
+    }
 
     /// All things beside machines that bear our marks, in use or not.
     async fn leftovers(&self, search: &Search) -> Leftovers;

@@ -419,6 +419,12 @@ fn read_ec2(reader: &Reader<'_>) -> Option<Ec2Options> {
     let security_groups = reader.take_list("security_groups");
     let network_uuid = reader.take_text("network_uuid", value::word);
     let spot = reader.take("spot", value::boolean);
+    if let (Some(true), Some(version)) = (spot, &version)
+        && version.as_str() < SPOT_VERSION
+    {
+        let what = format!("spot = True needs version {SPOT_VERSION} or later; it is {version}");
+        reader.error("spot", what, None);
+    }
     Some(Ec2Options {
         url: url?,
         access_key: access_key?,
@@ -432,6 +438,9 @@ fn read_ec2(reader: &Reader<'_>) -> Option<Ec2Options> {
         spot: spot?,
     })
 }
+
+/// The version of the API since which spare capacity is asked for when a machine is made.
+const SPOT_VERSION: &str = "2016-11-15";
 
 /// What requests to Amazon's own EC2 are signed for.
 const AMAZON_SERVICE: &str = "ec2";

@@ -375,6 +375,13 @@ fn ec2_and_simulated_spaces() {
         ("us-east-1", "openstack")
     );
 
+    for (version, expected) in [("2010-08-31", 1), ("2016-11-15", 0), ("latest", 0)] {
+        let more = format!("secret_key = h\nspot = True\nversion = {version}\n");
+        let (config, problems) = read(&text.replace("secret_key = hunter2\n", &more));
+        assert_eq!(problems.len(), expected, "{problems:?}");
+        assert_eq!(config.is_none(), expected == 1);
+    }
+
     let config = good(
         "[space a]\napi = simulated\nsimulated_work = m:3\n\
          [machinetype a m]\nbackoff_seconds = 1\nfizzle_seconds = 1\nuser_data = /u\n",

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tracing::{debug, error};
+use tracing::{debug, error, info, warn};
 
 use super::joboutputs::{self, Keeper};
 use super::leaks::LeakMemory;
@@ -13,6 +13,7 @@ use super::vacmon::VacMonMemory;
 use super::{Common, Tick};
 use crate::act::{self, Actor, CreateError, CreateOutcome};
 use crate::blocking;
+use crate::cloud::http::UNUSABLE;
 use crate::cloud::{Cloud, CloudError, CloudErrorKind};
 use crate::config::SpaceConfig;
 use crate::decide::{self, Blocked, Bookkeeping, Finish, Heartbeats, Plan, Report};
@@ -42,10 +43,14 @@ pub enum PassError {
 
 impl PassError {
     /// What is wrong, without the request that happened to meet it first: several are sent side by
-    /// side, and a dead cloud is one trouble, to be told once.
+    /// side, and a dead cloud is one trouble, to be told once. Answers that break off do so at
+    /// another place each time, which is no other trouble either.
     pub(super) fn trouble(&self) -> String {
         match self {
-            Self::Cloud(error) => error.message.clone(),
+            Self::Cloud(error) => match error.message.split_once(UNUSABLE) {
+                Some((before, _why)) => format!("{before}{UNUSABLE}"),
+                None => error.message.clone(),
+            },
             Self::State(_) | Self::Stopping => self.to_string(),
         }
     }
@@ -122,7 +127,23 @@ pub async fn observe_once(
 ) -> Result<(SpaceSnapshot, Vec<Unread>), CloudError> {
     let facts = cloud.facts().await?;
     let listing = cloud.list().await?;
-    let snapshot = observe::join(&config.name, factory, facts, listing, memory);
+    let mut snapshot = observe::join(&config.name, factory, facts, listing, memory);
+    for id in observe::nameless(&snapshot) {
+        let told = match cloud.user_data(&id).await {
+            Ok(told) => told,
+            Err(error) => {
+                debug!(
+                    "{error}; whether {id} is a machine of ours is asked again in the next cycle"
+                );
+                None
+            }
+        };
+        if let Some(user_data) = told
+            && let Some(machine) = observe::recognise(&mut snapshot, &id, user_data.reveal())
+        {
+            info!(%machine, %id, "found by its user_data: the answer that named it was lost");
+        }
+    }
     let (store, config) = (Arc::clone(store), config.clone());
     let looking = blocking::run(move || {
         let mut snapshot = snapshot;
@@ -146,6 +167,7 @@ impl Pass<'_> {
         self.publish_heartbeats(&heartbeats, &snapshot).await;
         let actor = self.actor(heartbeats, &snapshot);
         let report = self.carry_out(&actor, plan, &failed).await;
+        self.mark_machines(&snapshot, &actor).await;
         self.look_for_leaks(&snapshot, &actor).await;
         let machines = self.machines(&snapshot).await;
         Ok(Done {
@@ -330,6 +352,19 @@ impl Pass<'_> {
         report
     }
 
+    /// Gives machines the marks that they lack, where the cloud takes those only afterwards.
+    async fn mark_machines(&mut self, snapshot: &SpaceSnapshot, actor: &Actor) {
+        const SUBJECT: &str = "marks of machines";
+        let Some((machine, error)) = act::mark_all(actor, snapshot).await else {
+            self.known.repeats.is_over(SUBJECT);
+            return;
+        };
+        // Each machine has another name; the trouble is the same.
+        if self.known.repeats.is_news(SUBJECT, &error.message) {
+            warn!(%machine, "cannot set its tags: {error}; the next cycle tries again");
+        }
+    }
+
     fn actor(&self, heartbeats: Heartbeats, snapshot: &SpaceSnapshot) -> Actor {
         Actor {
             images: snapshot.images.clone(),
@@ -506,5 +541,22 @@ mod tests {
         pass.run(Seed(1)).await.unwrap();
         assert_eq!(known.memory.previous_scan, Some(began));
         assert_eq!(common.store.last_scan(&space.name).unwrap(), Some(began));
+    }
+
+    #[test]
+    fn answers_that_break_off_here_and_there_are_one_trouble() {
+        let trouble = |status: &str, why: &str| {
+            let message = format!("{status} with {UNUSABLE}: {why}");
+            let error = CloudError::new(CloudErrorKind::Rejected, "GET servers", message);
+            PassError::Cloud(error).trouble()
+        };
+        let first = trouble("200 OK", "EOF while parsing a string at line 1 column 9014");
+        assert_eq!(
+            first,
+            trouble("200 OK", "EOF while parsing a list at line 1 column 7")
+        );
+        assert_ne!(first, trouble("201 Created", "EOF while parsing a list"));
+        let other = CloudError::new(CloudErrorKind::Transient, "GET servers", "503 at noon");
+        assert_eq!(PassError::Cloud(other).trouble(), "503 at noon");
     }
 }

@@ -3,16 +3,19 @@
 //! This is the one place that decides which VM is ours. It changes nothing. Invariants:
 //!
 //! 1. A VM is ours when its identifier or name is on file for this space, or when its marks say
-//!    that this factory made it for this space. Everything else is foreign.
+//!    that this factory made it for this space; one that is listed with neither is looked into when
+//!    an answer was lost ([`recognise`]). Everything else is foreign.
 //! 2. The join is pure; only [`look_at_files`] reads the disk, and what cannot be read there is
 //!    unknown, never missing.
 
 mod memory;
+mod recognise;
 mod situation;
 
 use std::collections::BTreeMap;
 
 pub use memory::{Memory, Volatile};
+pub use recognise::{nameless, recognise};
 pub use situation::{Situation, SituationError};
 
 use crate::config::SpaceConfig;

@@ -182,15 +182,17 @@ impl Joboutputs {
     /// # Errors
     /// What the disk says.
     pub fn begin(&self, machine: &MachineName) -> Result<Growing, Refusal> {
-        let path = match self.growth {
-            Growth::Tmp => disk::temporary_path(&self.layout.tmp()),
+        let created = match self.growth {
+            Growth::Tmp => {
+                let path = disk::temporary_path(&self.layout.tmp());
+                self.layout.disk().create_new(&path, disk::PUBLIC)
+            }
             Growth::Beside => {
                 let outputs = self.layout.published(machine, Published::Joboutputs);
                 sweep(self.layout.disk(), &outputs, self.clock.now());
-                disk::hidden_path(&outputs)
+                create_hidden(self.layout.disk(), &outputs)
             }
         };
-        let created = self.layout.disk().create_new(&path, disk::PUBLIC);
         let file = created.map_err(|error| match (error.kind(), self.growth) {
             // Not the machine but our own `tmp` is missing.
             (io::ErrorKind::NotFound, Growth::Tmp) => Refusal::new(
@@ -233,6 +235,23 @@ impl Joboutputs {
                 self.limits.machine
             ),
         )
+    }
+}
+
+/// So many names are tried for a file that grows beside its place.
+const ATTEMPTS: u32 = 1000;
+
+/// Creates a file of a name that nothing has. A process that was killed may have had our number and
+/// left a file, and processes in containers may have the same number at the same time.
+fn create_hidden(disk: &Disk, outputs: &Path) -> io::Result<NewFile> {
+    let mut attempts = 1;
+    loop {
+        match disk.create_new(&disk::hidden_path(outputs), disk::PUBLIC) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts < ATTEMPTS => {
+                attempts += 1;
+            }
+            other => return other,
+        }
     }
 }
 

@@ -1,8 +1,16 @@
 //! How many connections there may be, in all and from one address.
+//!
+//! All VMs of a site may come through one address translator, and yet one address must not take all
+//! places. So an address may have as many connections as there are places left for everybody else:
+//! alone it gets half of all places, two that want everything get a third each, and some are always
+//! left. Its share, one of [`SHARES`], an address has whoever else is there.
+//!
+//! Before a handshake is finished a connection has cost its client nothing: of those an address may
+//! have no more than its share.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -11,9 +19,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 /// 30 KiB.
 const MAX_CONNECTIONS: u64 = 16_384;
 
-/// The most connections from one address (of IPv6, one /64 network): all VMs of a site may come
-/// through one address translator, and yet one address must not take all places.
-const MAX_PER_ADDRESS: u32 = 1024;
+/// So many addresses have a share of their own.
+const SHARES: usize = 16;
 
 /// How many connections fit: each needs a descriptor, and as many again for files and for the
 /// rest of the daemon. Raises the process's soft limit of descriptors to its hard limit.
@@ -34,40 +41,82 @@ pub fn max_connections() -> usize {
     usize::try_from(fit.clamp(16, MAX_CONNECTIONS)).unwrap_or(16)
 }
 
+/// The connections of one address (of IPv6, one /64 network).
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    all: usize,
+    /// Those whose handshake is not finished.
+    beginning: usize,
+}
+
 /// Counts connections by address.
-#[derive(Clone, Debug, Default)]
-pub struct PerAddress(Arc<Mutex<HashMap<IpAddr, u32>>>);
+#[derive(Clone, Debug)]
+pub struct PerAddress {
+    share: usize,
+    counts: Arc<Mutex<HashMap<IpAddr, Count>>>,
+}
 
 /// A place for one connection; free again when it is dropped.
 #[derive(Debug)]
 pub struct Place {
     all: PerAddress,
     address: IpAddr,
+    beginning: bool,
 }
 
 impl PerAddress {
-    /// A place for a connection from `address`, `None` when it has too many.
-    pub fn enter(&self, address: IpAddr) -> Option<Place> {
+    /// For so many places in all.
+    pub fn of(places: usize) -> Self {
+        Self {
+            share: (places / SHARES).max(1),
+            counts: Arc::default(),
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, Count>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a connection from `address`, `None` when it has too many. `free` is how many
+    /// places nobody has.
+    pub fn enter(&self, address: IpAddr, free: usize) -> Option<Place> {
         let address = whose(address);
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= MAX_PER_ADDRESS {
+        let mut counts = self.counts();
+        let count = counts.get(&address).copied().unwrap_or_default();
+        if count.beginning >= self.share || count.all >= self.share.max(free) {
             return None;
         }
-        *count += 1;
+        let more = Count {
+            all: count.all + 1,
+            beginning: count.beginning + 1,
+        };
+        counts.insert(address, more);
         Some(Place {
             all: self.clone(),
             address,
+            beginning: true,
         })
+    }
+}
+
+impl Place {
+    /// Notes that the handshake is finished.
+    pub fn begun(&mut self) {
+        if std::mem::take(&mut self.beginning)
+            && let Some(count) = self.all.counts().get_mut(&self.address)
+        {
+            count.beginning -= 1;
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.begun();
+        let mut counts = self.all.counts();
         if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
+            count.all -= 1;
+            if count.all == 0 {
                 counts.remove(&self.address);
             }
         }
@@ -89,22 +138,95 @@ fn whose(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    const PLACES: usize = 16_000;
+    const SHARE: usize = PLACES / SHARES;
+
+    /// All places of a server.
+    struct Hall {
+        all: PerAddress,
+        taken: Vec<Place>,
+    }
+
+    impl Hall {
+        fn new() -> Self {
+            Self {
+                all: PerAddress::of(PLACES),
+                taken: Vec::new(),
+            }
+        }
+
+        fn enter(&mut self, address: &str, is_begun: bool) -> bool {
+            let free = PLACES - self.taken.len();
+            match self.all.enter(address.parse().unwrap(), free) {
+                None => false,
+                Some(mut place) => {
+                    if is_begun {
+                        place.begun();
+                    }
+                    self.taken.push(place);
+                    true
+                }
+            }
+        }
+
+        /// As many as it gets.
+        fn fill(&mut self, address: &str, is_begun: bool) -> usize {
+            (0..).take_while(|_| self.enter(address, is_begun)).count()
+        }
+    }
+
     #[test]
-    fn one_network_cannot_take_all_places() {
-        let all = PerAddress::default();
-        let places: Vec<_> = (0..MAX_PER_ADDRESS)
-            .map(|n| {
-                let address = Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(n));
-                all.enter(address.into()).unwrap()
-            })
-            .collect();
-        let same: IpAddr = "2001:db8::ffff:1".parse().unwrap();
-        let other: IpAddr = "2001:db8:0:1::1".parse().unwrap();
-        assert!(all.enter(same).is_none());
-        assert!(all.enter(other).is_some());
-        assert!(all.enter("192.0.2.1".parse().unwrap()).is_some());
-        drop(places);
-        assert!(all.enter(same).is_some());
-        assert!(all.0.lock().unwrap().is_empty());
+    fn a_site_behind_one_address_gets_half_of_all_places() {
+        let mut hall = Hall::new();
+        assert_eq!(hall.fill("192.0.2.1", true), PLACES / 2);
+        assert!(hall.enter("192.0.2.2", true));
+        hall.taken.clear();
+        assert!(hall.all.counts().is_empty());
+        assert!(hall.enter("192.0.2.1", true));
+    }
+
+    #[test]
+    fn some_places_are_left_whoever_wants_all() {
+        let mut hall = Hall::new();
+        for number in 1..SHARES {
+            // In turns, so that nobody is there first.
+            let all: Vec<_> = (1..=number).map(|n| format!("192.0.2.{n}")).collect();
+            while all.iter().filter(|one| hall.enter(one, true)).count() > 0 {}
+            let left = PLACES - hall.taken.len();
+            assert!(left >= PLACES / (number + 1) - number, "{number}: {left}");
+            assert!(hall.enter("198.51.100.1", true));
+            hall.taken.clear();
+        }
+    }
+
+    #[test]
+    fn its_share_has_an_address_even_in_a_crowd() {
+        let mut hall = Hall::new();
+        hall.fill("192.0.2.1", true);
+        hall.fill("192.0.2.2", true);
+        hall.fill("192.0.2.3", true);
+        assert!(hall.fill("198.51.100.1", true) >= SHARE);
+    }
+
+    #[test]
+    fn handshakes_that_are_not_finished_are_no_more_than_the_share() {
+        let mut hall = Hall::new();
+        assert_eq!(hall.fill("192.0.2.1", false), SHARE);
+        assert!(hall.enter("192.0.2.2", false));
+        for place in &mut hall.taken {
+            place.begun();
+        }
+        assert!(hall.enter("192.0.2.1", false));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        let mut hall = Hall::new();
+        for number in 0..SHARE {
+            assert!(hall.enter(&format!("2001:db8::{number:x}"), false));
+        }
+        assert!(!hall.enter("2001:db8::ffff:1", false));
+        assert!(hall.enter("2001:db8:0:1::1", false));
+        assert_eq!(PerAddress::of(16).share, 1);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use openssl::ssl::{Ssl, SslVerifyMode};
+use openssl::ssl::SslVerifyMode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
@@ -99,14 +99,15 @@ impl Shared {
         abort: CancellationToken,
         tasks: TaskTracker,
     ) -> Self {
+        let places = max_connections();
         Self {
             router,
             tls,
             stop,
             abort,
             tasks,
-            places: Arc::new(Semaphore::new(max_connections())),
-            per_address: PerAddress::default(),
+            places: Arc::new(Semaphore::new(places)),
+            per_address: PerAddress::of(places),
             crowded: Occasionally::every(REPEAT),
             failing: Occasionally::every(REPEAT),
         }
@@ -184,7 +185,8 @@ pub async fn accept(listener: TcpListener, protocol: Protocol, shared: Arc<Share
                 continue;
             }
         };
-        let Some(own_place) = shared.per_address.enter(address.ip()) else {
+        let free = shared.places.available_permits();
+        let Some(own_place) = shared.per_address.enter(address.ip(), free) else {
             if let Some(more) = shared.crowded.due(()) {
                 tracing::warn!(client = %address, more, "too many connections from one address");
             }
@@ -193,7 +195,7 @@ pub async fn accept(listener: TcpListener, protocol: Protocol, shared: Arc<Share
         let connection = Connection {
             address,
             shared: Arc::clone(&shared),
-            _place: own_place,
+            place: own_place,
         };
         shared.tasks.spawn(async move {
             let _place = place;
@@ -209,16 +211,17 @@ pub async fn accept(listener: TcpListener, protocol: Protocol, shared: Arc<Share
 struct Connection {
     address: SocketAddr,
     shared: Arc<Shared>,
-    _place: Place,
+    place: Place,
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream, protocol: Protocol) {
+    async fn serve(mut self, stream: TcpStream, protocol: Protocol) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(client = %self.address, %error, "cannot set TCP_NODELAY");
         }
         match protocol {
             Protocol::Http => {
+                self.place.begun();
                 let client = self.client(Access::Plain);
                 self.serve_http(stream, client, false).await;
             }
@@ -230,6 +233,7 @@ impl Connection {
                 };
                 match finished {
                     Ok(Ok((stream, credentials))) => {
+                        self.place.begun();
                         let h2 = stream.ssl().selected_alpn_protocol() == Some(H2);
                         let client = self.client(Access::Tls(credentials));
                         self.serve_http(stream, client, h2).await;
@@ -257,10 +261,9 @@ impl Connection {
         &self,
         stream: TcpStream,
     ) -> Result<(SslStream<TcpStream>, Credentials), String> {
-        let acceptor = self.shared.tls.acceptor();
+        let (mut ssl, sessions) = self.shared.tls.begin().map_err(|error| error.to_string())?;
         let complaints = Complaints::default();
         let noted = complaints.clone();
-        let mut ssl = Ssl::new(acceptor.context()).map_err(|error| error.to_string())?;
         ssl.set_verify_callback(SslVerifyMode::PEER, move |good, context| {
             noted.note(good, context)
         });
@@ -269,7 +272,7 @@ impl Connection {
             .accept()
             .await
             .map_err(|error| error.to_string())?;
-        let credentials = complaints.judge(stream.ssl());
+        let credentials = sessions.credentials(&complaints, stream.ssl());
         Ok((stream, credentials))
     }
 

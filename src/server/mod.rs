@@ -2,7 +2,7 @@
 //! (joboutputs).
 //!
 //! ```text
-//! listen -> tls -> identity -> router -> path, files, joboutputs, reply
+//! listen -> tls -> sessions -> identity -> router -> path, files, joboutputs, reply
 //! ```
 //!
 //! It serves the state directory and nothing else: whether a machine exists and who may write to
@@ -30,6 +30,7 @@ mod offline;
 mod path;
 mod reply;
 mod router;
+mod sessions;
 mod tls;
 
 use std::io;
@@ -90,7 +91,7 @@ impl Server {
         layout: Layout,
         clock: Clock,
     ) -> Result<Self, ServerError> {
-        let tls = tls::Tls::new(config)?;
+        let tls = tls::Tls::new(config, clock.clone())?;
         let limits = Limits {
             file: config.joboutputs_max_bytes,
             machine: config.joboutputs_max_bytes_per_machine,

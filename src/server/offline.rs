@@ -17,7 +17,7 @@ use openssl::x509::{CrlStatus, X509, X509Crl, X509PurposeId, X509Ref, X509StoreC
 use super::identity::{Credentials, UNREADABLE, judge_chain};
 
 /// A CA has its CRLs as HASH.r0, HASH.r1 and so on: so many are looked at.
-const MAX_CRLS: u32 = 16;
+pub(super) const MAX_CRLS: u32 = 16;
 
 /// Judges the certificates of a client, its own and those that it sent with it, in PEM.
 pub fn verify(ca_path: &Path, own: &str, others: &[String]) -> Credentials {

@@ -101,6 +101,27 @@ fn the_ec2_site() {
     assert!(matches!(space.api, Api::Ec2(_)));
 }
 
+/// A build without EC2 says so at the line, and nothing else about the rest.
+#[test]
+#[cfg(not(feature = "ec2"))]
+fn the_ec2_site_in_a_build_without_it() {
+    let root = tempfile::tempdir().unwrap();
+    let sources = Sources {
+        conf: package("conf/ec2.conf.example"),
+        dir: root.path().to_owned(),
+    };
+    let loaded = load(&sources, &context());
+    assert!(loaded.config.is_none());
+    let [problem] = loaded.problems.as_slice() else {
+        panic!("{:?}", loaded.problems);
+    };
+    let said = problem.to_string();
+    assert!(
+        said.contains("not part of this build of vcycled") && said.contains("cargo feature ec2"),
+        "{said}"
+    );
+}
+
 /// The site's part alone, and with a pipe.
 #[test]
 fn the_site_with_a_vacuum_pipe() {

@@ -161,6 +161,9 @@ pub async fn a_refused_create_makes_nothing(cloud: &dyn Cloud, ground: &Ground) 
 pub async fn a_machine_lives_and_dies(cloud: &dyn Cloud, ground: &Ground) {
     let wanted = request(cloud, ground).await;
     let id = cloud.create(&wanted).await.unwrap();
+    // As often as one likes.
+    cloud.mark(&id, &wanted.metadata).await.unwrap();
+    cloud.mark(&id, &wanted.metadata).await.unwrap();
     let machine = look_until(cloud, ground, "running", |machines| {
         let found: Vec<_> = machines
             .iter()

@@ -29,6 +29,8 @@ pub enum Proxy {
     Rfc3820,
     Rfc3820Limited,
     Rfc3820Independent,
+    /// With room for so many proxies below it.
+    Rfc3820OfLength(u8),
     Legacy,
     LegacyLimited,
     /// Issued by an end entity like a legacy proxy, under a name that no proxy may have.
@@ -84,23 +86,45 @@ fn builder(subject: &X509NameRef, key: &PKey<Private>, validity: (i64, i64)) -> 
 
 /// A CA of its own whose path length leaves no room for another CA.
 pub fn authority(common_name: &str) -> Party {
+    root(common_name, Some(0), VALID)
+}
+
+/// A CA of its own with room for so many below it.
+pub fn root(common_name: &str, path_length: Option<u32>, validity: (i64, i64)) -> Party {
+    ca(None, common_name, path_length, validity)
+}
+
+fn ca(
+    issuer: Option<&Party>,
+    common_name: &str,
+    path_length: Option<u32>,
+    validity: (i64, i64),
+) -> Party {
     let subject = name(&[("DC", "org"), ("DC", "example"), ("CN", common_name)]);
     let key = new_key();
-    let mut builder = builder(&subject, &key, VALID);
-    builder.set_issuer_name(&subject).unwrap();
-    let constraints = BasicConstraints::new().critical().ca().pathlen(0).build();
-    builder.append_extension(constraints.unwrap()).unwrap();
+    let mut builder = builder(&subject, &key, validity);
+    let issuer_name = issuer.map_or(&*subject, |issuer| issuer.cert.subject_name());
+    builder.set_issuer_name(issuer_name).unwrap();
+    let mut constraints = BasicConstraints::new();
+    constraints.critical().ca();
+    if let Some(length) = path_length {
+        constraints.pathlen(length);
+    }
+    builder
+        .append_extension(constraints.build().unwrap())
+        .unwrap();
     let usage = KeyUsage::new()
         .critical()
         .key_cert_sign()
         .crl_sign()
         .build();
     builder.append_extension(usage.unwrap()).unwrap();
-    builder.sign(&key, MessageDigest::sha256()).unwrap();
+    let signer = issuer.map_or(&key, |issuer| &issuer.key);
+    builder.sign(signer, MessageDigest::sha256()).unwrap();
     Party {
         cert: builder.build(),
         key,
-        chain: Vec::new(),
+        chain: issuer.map_or_else(Vec::new, Party::towards_root),
     }
 }
 
@@ -112,6 +136,27 @@ pub enum For {
 }
 
 impl Party {
+    /// Makes a CA below `self`, which is one.
+    pub fn subordinate(
+        &self,
+        common_name: &str,
+        path_length: Option<u32>,
+        validity: (i64, i64),
+    ) -> Party {
+        ca(Some(self), common_name, path_length, validity)
+    }
+
+    /// What who was issued by this CA sends with its certificate: all CAs but the root.
+    fn towards_root(&self) -> Vec<X509> {
+        let own = self.cert.issuer_name().try_cmp(self.cert.subject_name());
+        let mut chain = Vec::new();
+        if own.unwrap().is_ne() {
+            chain.push(self.cert.clone());
+            chain.extend(self.chain.iter().cloned());
+        }
+        chain
+    }
+
     /// Issues a certificate of an end entity; `self` is a CA.
     pub fn issue(&self, subject: &X509NameRef, whom: For, validity: (i64, i64)) -> Party {
         self.issue_for(new_key(), subject, whom, validity)
@@ -149,18 +194,22 @@ impl Party {
         Party {
             cert: builder.build(),
             key,
-            chain: Vec::new(),
+            chain: self.towards_root(),
         }
     }
 
     /// Makes a proxy of `self`, an end entity or a proxy.
     pub fn proxy(&self, kind: Proxy, validity: (i64, i64)) -> Party {
         let common_name = match kind {
-            Proxy::Rfc3820 | Proxy::Rfc3820Limited | Proxy::Rfc3820Independent => "1234567",
+            Proxy::Rfc3820
+            | Proxy::Rfc3820Limited
+            | Proxy::Rfc3820Independent
+            | Proxy::Rfc3820OfLength(_) => "1234567",
             Proxy::Legacy => "proxy",
             Proxy::LegacyLimited => "limited proxy",
             Proxy::Forged => "somebody else",
         };
+        let with_length;
         let policy: Option<&[u8]> = match kind {
             Proxy::Rfc3820 => Some(b"\x30\x0c\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x15\x01"),
             Proxy::Rfc3820Independent => {
@@ -168,6 +217,11 @@ impl Party {
             }
             Proxy::Rfc3820Limited => {
                 Some(b"\x30\x0f\x30\x0d\x06\x0b\x2b\x06\x01\x04\x01\x9b\x50\x01\x01\x01\x09")
+            }
+            Proxy::Rfc3820OfLength(length) => {
+                let policy = b"\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x15\x01";
+                with_length = [&b"\x30\x0f\x02\x01"[..], &[length], policy].concat();
+                Some(&with_length)
             }
             Proxy::Legacy | Proxy::LegacyLimited | Proxy::Forged => None,
         };
@@ -207,6 +261,11 @@ impl Party {
     /// Puts the CA into a hashed directory.
     pub fn install(&self, ca_path: &Path) {
         fs::write(self.hashed(ca_path, "0"), self.cert.to_pem().unwrap()).unwrap();
+    }
+
+    /// Takes the CA out of it again.
+    pub fn uninstall(&self, ca_path: &Path) {
+        fs::remove_file(self.hashed(ca_path, "0")).unwrap();
     }
 
     fn hashed(&self, ca_path: &Path, ending: &str) -> PathBuf {

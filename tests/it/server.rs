@@ -2,9 +2,14 @@
 
 mod apache;
 mod certificates;
+mod cgi;
+mod chains;
 mod conformance;
 mod curl;
+mod disk;
 mod hostile;
+mod paths;
+mod resumption;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +24,7 @@ use vcycle::clock::Clock;
 use vcycle::config::ServerConfig;
 use vcycle::model::{FactoryName, MachineName, MachinetypeName, SpaceName, Timestamp, TokenHash};
 use vcycle::server::Server;
-use vcycle::state::{Layout, NewMachine, Published, Store};
+use vcycle::state::{Disk, Layout, NewMachine, Published, Store};
 
 use crate::pki::{self, For, Party, VALID};
 
@@ -67,6 +72,8 @@ struct World {
     http_address: SocketAddr,
     dir: tempfile::TempDir,
     store: Store,
+    clock: Clock,
+    config: ServerConfig,
 }
 
 fn machine(name: &str, machinetype: &str, dn: Option<&str>) -> NewMachine {
@@ -101,9 +108,14 @@ impl World {
     /// A world whose directory is prepared before there is anything in it, and whose machine takes
     /// files from the holder of a token, too.
     fn with(prepare: fn(&std::path::Path), token: Option<TokenHash>) -> Self {
+        Self::on(Disk::default(), prepare, token)
+    }
+
+    /// The same on a disk that is watched.
+    fn on(disk: Disk, prepare: fn(&std::path::Path), token: Option<TokenHash>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path());
-        let store = Store::open(dir.path().join("state")).unwrap();
+        let store = Store::open(Layout::on(disk, dir.path().join("state"))).unwrap();
         let new = NewMachine {
             token,
             ..machine(MACHINE, "a", Some(DN))
@@ -128,7 +140,11 @@ impl World {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let clock = Clock::manual(Timestamp::from_unix(NOW));
         let server = runtime
-            .block_on(Server::start(&config, store.layout().clone(), clock))
+            .block_on(Server::start(
+                &config,
+                store.layout().clone(),
+                clock.clone(),
+            ))
             .unwrap();
         let [address, http_address] = *server.addresses() else {
             panic!("expected two addresses, not {:?}", server.addresses());
@@ -140,6 +156,8 @@ impl World {
             http_address,
             dir,
             store,
+            clock,
+            config,
         }
     }
 
@@ -519,7 +537,6 @@ fn requests_follow_each_other_on_one_connection() {
     assert_eq!(fs::read_to_string(world.output("x")).unwrap(), "2");
 }
 
-/// A resumed session comes without the client's certificates.
 #[test]
 fn stopping_lets_the_request_under_way_end() {
     let mut world = World::new();

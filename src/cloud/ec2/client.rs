@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::interceptors::BeforeTransmitInterceptorContextMut;
-use aws_sdk_ec2::config::retry::RetryConfig;
+use aws_sdk_ec2::config::retry::{ReconnectMode, RetryConfig};
 use aws_sdk_ec2::config::timeout::TimeoutConfig;
 use aws_sdk_ec2::config::{
     BehaviorVersion, Config, ConfigBag, Credentials, HttpClient, IdentityCache, Intercept, Region,
@@ -52,7 +52,7 @@ pub(super) fn client(options: &Ec2Options, http: Arc<Http>, clock: Clock) -> Cli
         .credentials_provider(credentials)
         .identity_cache(IdentityCache::no_cache())
         .time_source(OurTime(clock))
-        .retry_config(RetryConfig::disabled())
+        .retry_config(no_retries())
         .timeout_config(TimeoutConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .http_client(Courier(http))
@@ -64,6 +64,12 @@ pub(super) fn client(options: &Ec2Options, http: Arc<Http>, clock: Clock) -> Cli
         })
         .build();
     Client::from_conf(config)
+}
+
+/// Connections are none of the SDK's business either: it would complain, as of an error, that it
+/// finds none to close after each answer with a status of 500 and more.
+fn no_retries() -> RetryConfig {
+    RetryConfig::disabled().with_reconnect_mode(ReconnectMode::ReuseAllConnections)
 }
 
 #[derive(Debug)]

@@ -6,19 +6,21 @@
 use aws_sdk_ec2::error::SdkError;
 use aws_sdk_ec2::operation::run_instances::builders::RunInstancesFluentBuilder;
 use aws_sdk_ec2::types::{
-    BlockDeviceMapping, EbsBlockDevice, Instance, InstanceMarketOptionsRequest, InstanceStateName,
-    InstanceType, MarketType, Placement, ResourceType, SpotInstanceType, SpotMarketOptions,
-    TagSpecification,
+    BlockDeviceMapping, EbsBlockDevice, Instance, InstanceAttributeName,
+    InstanceMarketOptionsRequest, InstanceStateName, InstanceType, MarketType, Placement,
+    ResourceType, SpotInstanceType, SpotMarketOptions, TagSpecification,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use tracing::debug;
 
 use super::errors::{Doing, Problem};
 use super::images::Image;
 use super::instance::is_identifier;
 use super::{Ec2, blame, tags};
 use crate::cloud::{CloudError, CloudErrorKind, CreateRequest, Deletion};
-use crate::model::{CloudId, CloudMachine, Gigabytes, MachineState};
+use crate::model::leftover::MANAGER_MARK;
+use crate::model::{CloudId, CloudMachine, Gigabytes, MachineState, Secret};
 
 const ACTION: &str = "RunInstances";
 /// The most user_data that EC2 takes, in bytes before they are encoded.
@@ -27,6 +29,9 @@ const MAX_USER_DATA: usize = 16 * 1024;
 impl Ec2 {
     pub(super) async fn run_instance(&self, wanted: &CreateRequest) -> Result<CloudId, CloudError> {
         let user_data = encode_user_data(wanted)?;
+        if let Some(manager) = wanted.metadata.get(MANAGER_MARK) {
+            self.memory.set_manager(manager);
+        }
         let image = self.image(&wanted.image, wanted.volume.is_some()).await?;
         let key = match &wanted.public_key {
             Some(text) => Some(self.key_name(text, &wanted.metadata).await?),
@@ -34,23 +39,16 @@ impl Ec2 {
         };
         let request = self.request(wanted, &image, key)?;
         let request = request.user_data(&user_data);
-        if !self.version.has_tag_specifications() {
-            self.memory.owe_tags(&wanted.name, &wanted.metadata);
-        }
         let made = match request.send().await {
             Ok(answer) => the_instance(answer.instances.unwrap_or_default())
                 .ok_or_else(|| self.ambiguous("it names no instance, or more than one")),
             Err(error) => Err(self.not_made(wanted, error, &user_data).await),
         };
-        let id = made.inspect_err(|error| {
-            if error.kind != CloudErrorKind::Ambiguous {
-                self.memory.owe_no_tags(&wanted.name);
-            }
-        })?;
-        let mut machine = self.new_machine(wanted, &id);
-        // When it is refused, the next listings try it again.
-        self.tag(&mut machine).await;
-        self.memory.made(machine);
+        let id = made?;
+        self.memory.made(self.new_machine(wanted, &id));
+        if self.version.has_tag_specifications() {
+            self.memory.set_needs_no_tags(&id);
+        }
         Ok(id)
     }
 
@@ -219,6 +217,39 @@ impl Ec2 {
             Some(InstanceStateName::Terminated) => Deletion::AlreadyGone,
             Some(_) | None => Deletion::Accepted,
         })
+    }
+}
+
+impl Ec2 {
+    /// The user_data of an instance, unless the service does not tell it.
+    pub(super) async fn told_user_data(
+        &self,
+        id: &CloudId,
+    ) -> Result<Option<Secret<Vec<u8>>>, CloudError> {
+        let request = self.client.describe_instance_attribute();
+        let request = request
+            .instance_id(id.as_str())
+            .attribute(InstanceAttributeName::UserData);
+        let answer = match request.send().await.map_err(Problem::from) {
+            Ok(answer) => answer,
+            Err(problem) => {
+                let refused = matches!(problem, Problem::Refused(_));
+                let error = self.refused("DescribeInstanceAttribute", problem);
+                let is_silence = refused
+                    && matches!(
+                        error.kind,
+                        CloudErrorKind::Rejected | CloudErrorKind::Auth | CloudErrorKind::NotFound
+                    );
+                if !is_silence {
+                    return Err(error);
+                }
+                debug!("{error}");
+                return Ok(None);
+            }
+        };
+        let encoded = answer.user_data.and_then(|told| told.value);
+        let raw = encoded.and_then(|text| STANDARD.decode(text.trim()).ok());
+        Ok(raw.map(Secret::new))
     }
 }
 

@@ -9,9 +9,9 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::Ec2;
 use super::client::{NoAnswer, RetryAfter};
-use crate::cloud::http::{Failure, FailureKind, text};
+use crate::cloud::http::{Failure, FailureKind, UNUSABLE, text};
 use crate::cloud::{CloudError, CloudErrorKind};
-use crate::model::Seconds;
+use crate::model::{Seconds, Shortage};
 
 /// What a request was to do, which decides what an unclear answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,17 +141,39 @@ impl Refusal {
                 text = format!("{}: {part}", text.trim_end());
             }
         }
-        text
+        match self.hint() {
+            Some(hint) => format!("{text} ({hint})"),
+            None => text,
+        }
+    }
+
+    /// What the person who wrote the configuration should look at.
+    fn hint(&self) -> Option<&'static str> {
+        let Some(code) = self.code.as_deref() else {
+            let elsewhere = matches!(self.status, 301..=308 | 400 | 403..=405 | 410);
+            return elsewhere
+                .then_some("this is no answer of an EC2: is the url right, with its path?");
+        };
+        match without_fault(code) {
+            "AuthFailure" | "InvalidAccessKeyId" | "InvalidClientTokenId" => {
+                Some("see access_key and secret_key, and region and service, which are signed too")
+            }
+            "SignatureDoesNotMatch" => {
+                Some("see secret_key, region and service, and the clock of this host")
+            }
+            "RequestExpired" => Some("see the clock of this host"),
+            "UnauthorizedOperation" | "AccessDenied" => {
+                Some("the owner of access_key is not allowed this")
+            }
+            "NoSuchVersion" => Some("see version"),
+            _ => None,
+        }
     }
 
     fn kind_by_code(&self) -> Option<CloudErrorKind> {
         use CloudErrorKind::{Ambiguous, Auth, Capacity, NotFound, Quota, RateLimited, Rejected};
         let code = self.code.as_deref()?;
-        // Some endpoints say whose fault it is before the code.
-        let code = code
-            .strip_prefix("Client.")
-            .or_else(|| code.strip_prefix("Server."))
-            .unwrap_or(code);
+        let code = without_fault(code);
         let kind = match code {
             "RequestLimitExceeded"
             | "Throttling"
@@ -177,14 +199,12 @@ impl Refusal {
             | "Blocked"
             | "RequestExpired"
             | "PendingVerification" => Auth,
-            "InsufficientFreeAddressesInSubnet" | "SpotMaxPriceTooLow" => Capacity,
             // The type is not offered in this zone; another one may have it.
             "Unsupported" | "UnsupportedOperation" if self.is_about_a_zone() => Capacity,
             // A request with this token was taken before: what it made may exist.
             "IdempotentParameterMismatch" => Ambiguous,
-            "QuotaExceeded" | "MaxSpotInstanceCountExceeded" => Quota,
-            _ if code.starts_with("Insufficient") && code.ends_with("Capacity") => Capacity,
-            _ if code.ends_with("LimitExceeded") => Quota,
+            _ if shortage(code) == Some(Shortage::Hosts) => Capacity,
+            _ if shortage(code) == Some(Shortage::Quota) => Quota,
             _ if code.ends_with(".NotFound") => NotFound,
             _ if self.status < 500 && self.status != 408 => Rejected,
             _ => return None,
@@ -212,6 +232,31 @@ impl Refusal {
     }
 }
 
+/// A code without the word for whose fault it is, which endpoints of OpenStack and state reasons
+/// begin with.
+fn without_fault(code: &str) -> &str {
+    let code = code.strip_prefix("Client.").unwrap_or(code);
+    code.strip_prefix("Server.").unwrap_or(code)
+}
+
+/// What there is too little of, if a code of an error or of a state reason says that. Too many
+/// requests are another matter.
+pub(super) fn shortage(code: &str) -> Option<Shortage> {
+    match without_fault(code) {
+        "InsufficientFreeAddressesInSubnet"
+        | "SpotMaxPriceTooLow"
+        | "SpotInstanceTermination"
+        | "SpotInstanceShutdown" => Some(Shortage::Hosts),
+        "QuotaExceeded" | "MaxSpotInstanceCountExceeded" => Some(Shortage::Quota),
+        "RequestLimitExceeded" => None,
+        code if code.starts_with("Insufficient") && code.ends_with("Capacity") => {
+            Some(Shortage::Hosts)
+        }
+        code if code.ends_with("LimitExceeded") => Some(Shortage::Quota),
+        _ => None,
+    }
+}
+
 impl Ec2 {
     /// The error of a request that makes no machine.
     pub(super) fn refused(&self, action: &str, problem: impl Into<Problem>) -> CloudError {
@@ -222,7 +267,7 @@ impl Ec2 {
 
     /// An error about a good answer whose content is of no use.
     pub(super) fn unreadable(&self, action: &str, why: impl std::fmt::Display) -> CloudError {
-        let message = format!("an answer that cannot be used: {why}");
+        let message = format!("{UNUSABLE}: {why}");
         CloudError::new(
             CloudErrorKind::Rejected,
             self.operation(action),
@@ -309,7 +354,8 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "DescribeInstances at http://x/: 403 Forbidden: SignatureDoesNotMatch: not signed \
-             with [hidden], said it"
+             with [hidden], said it (see secret_key, region and service, and the clock of this \
+             host)"
         );
     }
 }

@@ -3,6 +3,7 @@
 use aws_sdk_ec2::primitives::DateTime;
 use aws_sdk_ec2::types::{Instance, Tag};
 
+use super::faults::Reason;
 use crate::cloud::http::text;
 use crate::model::leftover::{MANAGER_MARK, SPACE_MARK};
 use crate::model::machine::Marks;
@@ -31,16 +32,24 @@ pub(super) fn machine(instance: Instance) -> Result<CloudMachine, &'static str> 
         .into_iter()
         .filter_map(|device| device.ebs?.volume_id)
         .filter(|id| is_identifier(id));
-    let state = self::state(&status);
+    let reason = Reason::new(instance.state_reason.as_ref());
+    let state = match self::state(&status) {
+        // The cloud itself has ended it.
+        MachineState::Deleting if reason.is_fault => MachineState::Failed,
+        state => state,
+    };
     let updated = instance
         .state_transition_reason
         .as_deref()
-        .filter(|_| matches!(state, MachineState::Shutdown | MachineState::Deleting))
+        .filter(|_| {
+            let ended = [
+                MachineState::Shutdown,
+                MachineState::Deleting,
+                MachineState::Failed,
+            ];
+            ended.contains(&state)
+        })
         .and_then(transition_time);
-    let fault = instance.state_reason.and_then(|reason| {
-        let said = reason.message.or(reason.code)?;
-        filled(Some(said)).filter(|_| state != MachineState::Running)
-    });
     let address = instance.public_ip_address.or(instance.private_ip_address);
     Ok(CloudMachine {
         name: name(&tags, instance.client_token.as_deref()),
@@ -56,8 +65,8 @@ pub(super) fn machine(instance: Instance) -> Result<CloudMachine, &'static str> 
         key: filled(instance.key_name),
         image: filled(instance.image_id),
         volumes: volumes.collect(),
-        fault,
-        shortage: None,
+        fault: reason.said.filter(|_| state != MachineState::Running),
+        shortage: reason.shortage.filter(|_| state == MachineState::Failed),
         marks: marks(&tags),
         id: CloudId::new(id),
     })

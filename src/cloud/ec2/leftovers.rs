@@ -23,6 +23,7 @@ const MAX_THINGS: usize = 100_000;
 
 impl Ec2 {
     pub(super) async fn find_leftovers(&self, search: &Search) -> Leftovers {
+        self.memory.set_manager(search.owner.manager.as_str());
         let mut found = BTreeMap::new();
         if search.public_keys.is_some() {
             let keys = self.patient(LeftoverKind::Keypair, self.key_pairs(search));

@@ -1,8 +1,10 @@
 //! The complete list of instances, page by page: it is whole or an error.
 //!
 //! A page leads to the next by its token. A listing is begun again when an instance came twice or
-//! a token was not taken any more; what has been terminated is left out, and what was made a moment
-//! ago and is not listed yet is added from the answer that made it.
+//! a token was not taken any more; what was made a moment ago and is not listed yet is added from the
+//! answer that made it. What has been terminated is left out, except for a machine of ours that the
+//! cloud has ended by itself: it is a failed one until it is deleted, so that its reason is told and
+//! what it says of the cloud's room is known.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -57,7 +59,6 @@ impl Ec2 {
         };
         self.fill_in_processors(&mut machines, &types).await?;
         self.memory.compare(&mut machines, &terminated);
-        self.tag_what_is_not(&mut machines).await;
         Ok(machines)
     }
 
@@ -89,7 +90,13 @@ impl Ec2 {
                 let kind = found.instance_type.as_ref().map(|t| t.as_str().to_owned());
                 let machine =
                     instance::machine(found).map_err(|why| self.unreadable(ACTION, why))?;
-                listed.add(machine, kind);
+                if machine.status == TERMINATED && !self.memory.is_to_be_told(&machine, &self.space)
+                {
+                    listed.terminated.insert(machine.id);
+                } else {
+                    listed.machines.push(machine);
+                    listed.types.push(kind);
+                }
             }
             token = answer.next_token.filter(|token| !token.is_empty());
             if seen.len() >= MAX_PAGES || listed.len() > MAX_MACHINES {
@@ -140,15 +147,6 @@ impl Ec2 {
 impl Listed {
     fn len(&self) -> usize {
         self.machines.len() + self.terminated.len()
-    }
-
-    fn add(&mut self, machine: CloudMachine, kind: Option<String>) {
-        if machine.status == TERMINATED {
-            self.terminated.insert(machine.id);
-        } else {
-            self.machines.push(machine);
-            self.types.push(kind);
-        }
     }
 
     /// An instance that came twice. One that was terminated between two pages is in both lists.

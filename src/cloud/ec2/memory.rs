@@ -1,14 +1,14 @@
 //! What an adapter has to remember between its requests. All of it can be forgotten: a restart
-//! costs at most an instance that stays without tags, which is then known by its identifier and
-//! its client token.
+//! costs at most a request that is sent again, and the reason of an instance that the cloud ended
+//! before anything told whose it was.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::{CloudId, CloudMachine, MachineName};
+use crate::model::{CloudId, CloudMachine, MachineName, MachineState, SpaceName};
 
 /// How long other requests may not know an instance that RunInstances has made. Amazon speaks of
 /// seconds to minutes.
@@ -17,9 +17,6 @@ const SETTLING: Duration = Duration::from_secs(120);
 const MAX_REMEMBERED: usize = 1000;
 /// The longest client token.
 const MAX_TOKEN: usize = 64;
-
-/// The tags of a machine.
-pub(super) type Tags = BTreeMap<String, String>;
 
 #[derive(Debug, Default)]
 pub(super) struct Memory(Mutex<Known>);
@@ -30,8 +27,14 @@ struct Known {
     made: HashMap<CloudId, (CloudMachine, Instant)>,
     /// What each machine was asked for with, and how often that has changed.
     asked: HashMap<MachineName, (String, u32)>,
-    /// The tags of machines that have been asked for without.
-    untagged: HashMap<MachineName, Tags>,
+    /// Instances that have been tagged, or may not be.
+    tagged: HashSet<CloudId>,
+    /// The value of the factory's mark, once it is told.
+    manager: Option<String>,
+    /// Instances that RunInstances has made for us, and that are still listed.
+    own: HashSet<CloudId>,
+    /// Instances that we have asked the end of, and that are still listed.
+    ended: HashSet<CloudId>,
 }
 
 impl Memory {
@@ -66,29 +69,40 @@ impl Memory {
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// A machine is about to be asked for without its tags.
-    pub(super) fn owe_tags(&self, name: &MachineName, tags: &Tags) {
+    /// A machine has been tagged, or may not be.
+    pub(super) fn set_needs_no_tags(&self, id: &CloudId) {
+        self.with(|known| known.tagged.insert(id.clone()));
+    }
+
+    /// Whether a machine has been tagged, or may not be.
+    pub(super) fn needs_no_tags(&self, id: &CloudId) -> bool {
+        self.with(|known| known.tagged.contains(id))
+    }
+
+    /// What is ours bears the mark of this factory.
+    pub(super) fn set_manager(&self, manager: &str) {
+        self.with(|known| known.manager = Some(manager.to_owned()));
+    }
+
+    /// Whether an instance that is terminated has still to be told of: the cloud has ended it by
+    /// itself, it is ours, and nobody has asked for its end since that was told. As long as the
+    /// factory is not known, the space says whose it is.
+    pub(super) fn is_to_be_told(&self, machine: &CloudMachine, space: &SpaceName) -> bool {
         self.with(|known| {
-            if known.untagged.len() >= MAX_REMEMBERED {
-                known.untagged.clear();
-            }
-            known.untagged.insert(name.clone(), tags.clone());
-        });
-    }
-
-    /// A machine has its tags, or there is none.
-    pub(super) fn owe_no_tags(&self, name: &MachineName) {
-        self.with(|known| known.untagged.remove(name));
-    }
-
-    /// The tags that a machine still has to be given.
-    pub(super) fn owed_tags(&self, name: &MachineName) -> Option<Tags> {
-        self.with(|known| known.untagged.get(name).cloned())
+            let is_marked = machine.marks.as_ref().is_some_and(|marks| {
+                let manager = known.manager.as_ref();
+                marks.space == space.as_str() && manager.is_none_or(|one| *one == marks.manager)
+            });
+            machine.state == MachineState::Failed
+                && !known.ended.contains(&machine.id)
+                && (is_marked || known.own.contains(&machine.id))
+        })
     }
 
     /// RunInstances has made this machine.
     pub(super) fn made(&self, machine: CloudMachine) {
         self.with(|known| {
+            known.own.insert(machine.id.clone());
             let made = (machine.id.clone(), (machine, Instant::now()));
             known.made.insert(made.0, made.1);
         });
@@ -96,7 +110,10 @@ impl Memory {
 
     /// The machine will be gone, and may be missing.
     pub(super) fn forget(&self, id: &CloudId) {
-        self.with(|known| known.made.remove(id));
+        self.with(|known| {
+            known.made.remove(id);
+            known.ended.insert(id.clone());
+        });
     }
 
     /// Whether the service may not know this machine yet.
@@ -119,6 +136,11 @@ impl Memory {
             let lacking = made.filter(|machine| !ids.contains(&machine.id));
             let lacking: Vec<CloudMachine> = lacking.cloned().collect();
             listed.extend(lacking);
+            let ids: HashSet<&CloudId> = listed.iter().map(|machine| &machine.id).collect();
+            let is_there = |id: &CloudId| ids.contains(id) || terminated.contains(id);
+            known.tagged.retain(is_there);
+            known.own.retain(is_there);
+            known.ended.retain(is_there);
         });
     }
 }

@@ -19,6 +19,7 @@ mod blame;
 mod client;
 mod create;
 mod errors;
+mod faults;
 mod images;
 mod instance;
 mod keys;
@@ -48,7 +49,7 @@ use super::{
 };
 use crate::config::Ec2Options;
 use crate::model::{
-    CloudFacts, CloudId, CloudLimits, CloudMachine, Leftover, Processors, SpaceName,
+    CloudFacts, CloudId, CloudLimits, CloudMachine, Leftover, Processors, Secret, SpaceName,
 };
 
 /// A connection to one account of one EC2.
@@ -165,6 +166,18 @@ impl Cloud for Ec2 {
 
     async fn delete(&self, id: &CloudId) -> Result<Deletion, CloudError> {
         self.terminate(id).await
+    }
+
+    async fn mark(
+        &self,
+        machine: &CloudId,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<(), CloudError> {
+        self.tag(machine, metadata).await
+    }
+
+    async fn user_data(&self, machine: &CloudId) -> Result<Option<Secret<Vec<u8>>>, CloudError> {
+        self.told_user_data(machine).await
     }
 
     async fn leftovers(&self, search: &Search) -> Leftovers {

@@ -89,8 +89,8 @@ impl Simulated {
         let (region, listener) = open(space, options, &place, clock, false).await?;
 
         let stop = CancellationToken::new();
-        let (written, writer) = storage::writer(Arc::clone(&region), place);
-        tokio::spawn(stop.clone().run_until_cancelled_owned(writer));
+        let (written, writer) = storage::writer(Arc::clone(&region), place, stop.clone());
+        tokio::spawn(writer);
         let vms = Vms {
             region: Arc::clone(&region),
             guest,
@@ -171,7 +171,10 @@ async fn open(
             error.to_string(),
         )
     };
-    let kept = place.read()?;
+    let kept = match read_only {
+        true => place.read()?,
+        false => place.take_over().await?,
+    };
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(no_port)?;
     let address = listener.local_addr().map_err(no_port)?;
     let seed = Seed::from_entropy();

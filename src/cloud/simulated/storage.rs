@@ -2,13 +2,16 @@
 //! that a restart of the daemon finds the same VMs.
 //!
 //! One task writes it, after each change, whole and in one step. Changes that come while it
-//! writes share the next write.
+//! writes share the next write. A region that has been stopped writes no more once the next one has
+//! read the file: a write that is under way is waited for, and one that comes later is left out.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::FlockOperation;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::blocking;
 use crate::cloud::{CloudError, CloudErrorKind};
@@ -35,6 +38,23 @@ impl Place {
             file: state_dir.join("simulated").join(file),
             tmp: state_dir.join("tmp"),
         }
+    }
+
+    /// Reads the file when nobody is writing it, for a region that goes on from there. Whoever
+    /// wrote it before has to be stopped by then.
+    pub(super) async fn take_over(&self) -> Result<Kept, CloudError> {
+        let place = self.clone();
+        blocking::run(move || {
+            let _alone = place.alone().map_err(|error| {
+                CloudError::new(
+                    CloudErrorKind::Transient,
+                    format!("lock the directory of {}", place.file.display()),
+                    error.to_string(),
+                )
+            })?;
+            place.read()
+        })
+        .await
     }
 
     /// Reads the file; without one there is nothing yet.
@@ -72,7 +92,20 @@ impl Place {
         Ok(())
     }
 
-    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+    /// Waits until nobody else writes the file, or reads it to go on from there; until the result is
+    /// dropped.
+    fn alone(&self) -> io::Result<std::fs::File> {
+        let none = || io::Error::other("the file has no directory");
+        let directory = std::fs::File::open(self.file.parent().ok_or_else(none)?)?;
+        rustix::fs::flock(&directory, FlockOperation::LockExclusive)?;
+        Ok(directory)
+    }
+
+    fn write(&self, bytes: &[u8], stop: &CancellationToken) -> io::Result<()> {
+        let _alone = self.alone()?;
+        if stop.is_cancelled() {
+            return Ok(());
+        }
         Disk::default().write(&self.tmp, &self.file, bytes, disk::PRIVATE)
     }
 }
@@ -96,15 +129,23 @@ impl Written {
     }
 }
 
-/// The task that keeps the file in step with the region, and who can wait for it.
-pub(super) fn writer(region: Arc<Region>, place: Place) -> (Written, impl Future<Output = ()>) {
+/// The task that keeps the file in step with the region until the stop, and who can wait for it.
+pub(super) fn writer(
+    region: Arc<Region>,
+    place: Place,
+    stop: CancellationToken,
+) -> (Written, impl Future<Output = ()>) {
     let (done, watch_done) = watch::channel(0);
     let changes = region.changes();
     let written = Written {
         changes: changes.clone(),
         done: watch_done,
     };
-    (written, keep_in_step(region, place, changes, done))
+    let writing = keep_in_step(region, place, changes, done, stop.clone());
+    let writing = async move {
+        stop.run_until_cancelled(writing).await;
+    };
+    (written, writing)
 }
 
 async fn keep_in_step(
@@ -112,11 +153,12 @@ async fn keep_in_step(
     place: Place,
     mut changes: watch::Receiver<u64>,
     done: watch::Sender<u64>,
+    stop: CancellationToken,
 ) {
     let mut failing = false;
     while changes.changed().await.is_ok() {
         let change = *changes.borrow_and_update();
-        let result = write(&region, &place).await;
+        let result = write(&region, &place, &stop).await;
         match &result {
             Err(error) if !failing => {
                 tracing::warn!(
@@ -136,8 +178,35 @@ async fn keep_in_step(
     }
 }
 
-async fn write(region: &Arc<Region>, place: &Place) -> io::Result<()> {
+async fn write(region: &Arc<Region>, place: &Place, stop: &CancellationToken) -> io::Result<()> {
     let bytes = region.read(|project| serde_json::to_vec(project.kept()))?;
-    let place = place.clone();
-    blocking::run(move || place.write(&bytes)).await
+    let (place, stop) = (place.clone(), stop.clone());
+    blocking::run(move || place.write(&bytes, &stop)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_stopped_cloud_writes_nothing_over_what_the_next_one_has_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::new(dir.path(), &SpaceName::new("a.example.org").unwrap());
+        place.prepare().unwrap();
+        let old = serde_json::to_vec(&Kept::default()).unwrap();
+        let stop = CancellationToken::new();
+        // A write that has begun is waited for.
+        let writing = place.alone().unwrap();
+        let reading = place.take_over();
+        tokio::pin!(reading);
+        assert!(futures_util::poll!(&mut reading).is_pending());
+        drop(writing);
+        reading.await.unwrap();
+        place.write(&old, &stop).unwrap();
+        assert_eq!(std::fs::read(&place.file).unwrap(), old);
+        // One that comes after the stop is left out.
+        stop.cancel();
+        place.write(b"late", &stop).unwrap();
+        assert_eq!(std::fs::read(&place.file).unwrap(), old);
+    }
 }

@@ -1,6 +1,9 @@
 //! The EC2 adapter and the daemon that drives it, against moto and against a listener of ours.
 
 mod adapter;
+mod cut_off;
+mod ended;
+mod leftovers;
 mod life;
 mod moto;
 pub mod relay;

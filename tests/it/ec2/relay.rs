@@ -57,6 +57,12 @@ pub enum Act {
     PassWith(&'static str, &'static str),
     /// It is passed on, and the connection broken in place of the answer.
     Swallow,
+    /// It is passed on, and nothing is said for as long as anybody waits.
+    Hold,
+    /// It is neither passed on nor answered for as long as anybody waits.
+    Ignore,
+    /// It is passed on, and the client tokens in the answer are made unreadable.
+    Anonymous,
     /// It is answered here.
     Say(u16, String),
 }
@@ -132,7 +138,8 @@ fn serve(
         sent.nth = same.count();
         seen.push(sent.clone());
     }
-    let answer = match script(&sent) {
+    let act = script(&sent);
+    let answer = match act {
         Act::Pass => pass_on(&sent, behind.expect("there is nothing behind"))?,
         Act::PassWith(from, to) => {
             sent.body = sent.body.replace(from, to);
@@ -142,6 +149,18 @@ fn serve(
             pass_on(&sent, behind.expect("there is nothing behind"))?;
             return Ok(());
         }
+        Act::Hold | Act::Ignore => {
+            if matches!(act, Act::Hold) {
+                pass_on(&sent, behind.expect("there is nothing behind"))?;
+            }
+            // Ends when the client does.
+            let _ = stream.read(&mut [0]);
+            return Ok(());
+        }
+        Act::Anonymous => {
+            let answer = pass_on(&sent, behind.expect("there is nothing behind"))?;
+            without_tokens(answer)
+        }
         Act::Say(status, body) => format!(
             "HTTP/1.1 {status} Said\r\nContent-Type: text/xml\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n{body}",
@@ -150,6 +169,19 @@ fn serve(
         .into_bytes(),
     };
     stream.write_all(&answer)
+}
+
+/// An answer of the same length with dashes for client tokens.
+fn without_tokens(mut answer: Vec<u8>) -> Vec<u8> {
+    const BEGIN: &[u8] = b"<clientToken>";
+    let begins: Vec<usize> = (0..answer.len())
+        .filter(|at| answer[..*at].ends_with(BEGIN))
+        .collect();
+    for begin in begins {
+        let token = answer[begin..].iter_mut().take_while(|byte| **byte != b'<');
+        token.for_each(|byte| *byte = b'-');
+    }
+    answer
 }
 
 /// Reads one request.

@@ -25,6 +25,7 @@ fn mistakes_are_told_and_harm_no_other_space() {
     let url = format!("http://{}/", moto.address);
     let with_flavor =
         |flavor: &str, image: &str| format!("flavor_name = {flavor}\nroot_image = image:{image}\n");
+    let with_path = format!("{url}services/Cloud");
     let image = moto.image.as_str();
     for (name, url, machinetype) in [
         (
@@ -46,6 +47,11 @@ fn mistakes_are_told_and_harm_no_other_space() {
             "flavor.org",
             url.as_str(),
             with_flavor("t2.gigantic", image),
+        ),
+        (
+            "path.org",
+            with_path.as_str(),
+            with_flavor("t2.micro", image),
         ),
         (
             "dead.org",
@@ -75,6 +81,7 @@ fn mistakes_are_told_and_harm_no_other_space() {
         &[
             "401 Unauthorized: AuthFailure: AWS was not able to validate",
             "DescribeInstance",
+            "see access_key and secret_key",
         ],
     );
     said(
@@ -85,6 +92,10 @@ fn mistakes_are_told_and_harm_no_other_space() {
         ],
     );
     said("named.org", &["there is no image \"no-such-name\""]);
+    said(
+        "path.org",
+        &["404 Not Found", "is the url right, with its path?"],
+    );
     said("dead.org", &["127.0.0.1:1", "refused"]);
     until("the simulated space is full", || {
         (factory.servers(SPACE).len() == 2).then_some(())
@@ -148,6 +159,8 @@ fn throttling_costs_time_and_nothing_else() {
         ("RunInstances", _) | ("DescribeInstances", 1..=2) => {
             Act::refuse(503, "RequestLimitExceeded", "Request limit exceeded.")
         }
+        // What the SDK makes of it is not for people.
+        ("DescribeInstances", 4) => Act::Say(502, "<html>Bad Gateway</html>".to_owned()),
         _ => Act::Pass,
     };
     let relay = Relay::start(Some(moto.address.clone()), busy);

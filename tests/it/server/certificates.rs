@@ -1,10 +1,6 @@
 //! What certificates do: who may write, what is revoked, what the server itself shows.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use openssl::ssl::{SslSessionCacheMode, SslVerifyMode};
 
 use super::*;
 use crate::pki::{EXPIRED, Proxy};
@@ -230,26 +226,17 @@ fn a_new_host_certificate_is_used_and_a_broken_one_is_not() {
 }
 
 #[test]
-fn no_session_is_offered_for_resumption() {
+fn a_broken_host_certificate_keeps_no_crl_from_being_used() {
     let world = World::new();
-    for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
-        let offered = Arc::new(AtomicUsize::new(0));
-        let seen = Arc::clone(&offered);
-        let mut builder = SslConnector::builder(SslMethod::tls_client()).unwrap();
-        builder.set_verify(SslVerifyMode::NONE);
-        builder.set_max_proto_version(Some(version)).unwrap();
-        builder.set_session_cache_mode(SslSessionCacheMode::CLIENT);
-        builder.set_new_session_callback(move |_, _| {
-            seen.fetch_add(1, Ordering::SeqCst);
-        });
-        let stream = TcpStream::connect(world.address).unwrap();
-        let mut stream = builder.build().connect("localhost", stream).unwrap();
-        stream
-            .write_all(request("GET", "/", "").as_bytes())
-            .unwrap();
-        assert_eq!(Answer::read(&mut stream).status, 404);
-        assert_eq!(offered.load(Ordering::SeqCst), 0, "{version:?}");
-    }
+    let user = PKI.ca.issue(&pki::name(&SUBJECT), For::Clients, VALID);
+    assert_eq!(world.put(Some(&user), "x", "").status, 201);
+    fs::write(world.dir.path().join("host.pem"), "no certificate").unwrap();
+    PKI.ca.publish_crl(&world.ca_path(), &[&user], 3600);
+    world.reload();
+    let answer = world.put(Some(&user), "x", "");
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert!(answer.body.contains("certificate revoked"), "{answer:?}");
+    assert_eq!(world.put(Some(&PKI.user), "x", "").status, 200);
 }
 
 #[test]

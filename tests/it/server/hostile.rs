@@ -102,3 +102,24 @@ fn one_address_cannot_have_all_connections() {
     assert!(matches!(refused, Ok(Ok(0) | Err(_))), "{refused:?}");
     assert_eq!(world.put(Some(&PKI.user), "heartbeat", "alive").status, 201);
 }
+
+#[test]
+fn a_site_behind_one_address_has_more_than_a_share() {
+    let world = World::new();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    if limit.is_some_and(|limit| limit < 8192) {
+        eprintln!("skipped: too few files may be open here");
+        return;
+    }
+    // A sixteenth of all places is 1024 at most.
+    let begun: Vec<_> = (0..1100).map(|_| world.connect(None)).collect();
+    assert_eq!(world.put(Some(&PKI.user), "heartbeat", "alive").status, 201);
+    drop(begun);
+    let in_clear: Vec<_> = (0..1100)
+        .map(|_| TcpStream::connect(world.http_address).unwrap())
+        .collect();
+    let mut last = in_clear.last().unwrap();
+    let key = format!("/machines/{MACHINE}/jobfeatures/wall_limit_secs");
+    last.write_all(request("GET", &key, "").as_bytes()).unwrap();
+    assert_eq!(Answer::read(&mut last).status, 200);
+}
