@@ -6,6 +6,7 @@
 //! in bytes and in files, counting what is on its way.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +28,9 @@ pub const MAX_FILES: usize = 1000;
 /// The most uploads of one machine at a time. VMs send one after the other.
 const MAX_UPLOADS: u32 = 8;
 
+/// Among so many locks the machines are shared out.
+const SHARES: usize = 64;
+
 /// How much machines may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -44,8 +48,9 @@ pub struct Joboutputs {
     limits: Limits,
     /// What is on its way, by machine.
     pending: Mutex<HashMap<MachineName, Pending>>,
-    /// Held from the last look at the quota to the rename, so that both are one step.
-    placing: Mutex<()>,
+    /// Held from the last look at the quota to the rename, so that both are one step; each for some
+    /// of the machines, with a count of the files that it has seen placed.
+    placing: [Mutex<u64>; SHARES],
     growth: Growth,
 }
 
@@ -86,7 +91,7 @@ impl Joboutputs {
             clock,
             limits,
             pending: Mutex::default(),
-            placing: Mutex::default(),
+            placing: std::array::from_fn(|_| Mutex::default()),
             growth: Growth::Tmp,
         }
     }
@@ -112,7 +117,8 @@ impl Joboutputs {
         name: &FileName,
         announced: Option<u64>,
     ) -> Result<Reservation, Refusal> {
-        let others = others_size(directory, name)?;
+        let placed = *lock(self.placing(machine));
+        let look = Look::at(directory, name, placed)?;
         {
             let mut pending = lock(&self.pending);
             let entry = pending.entry(machine.clone()).or_default();
@@ -127,26 +133,33 @@ impl Joboutputs {
         let mut reservation = Reservation {
             owner: Arc::clone(self),
             machine: machine.clone(),
-            others,
+            look,
             bytes: 0,
         };
         reservation.cover(announced.unwrap_or(0))?;
         Ok(reservation)
     }
 
-    /// Puts a received file in its place. Blocks.
+    fn placing(&self, machine: &MachineName) -> &Mutex<u64> {
+        let mut hasher = DefaultHasher::new();
+        machine.hash(&mut hasher);
+        let shares = u64::try_from(SHARES).unwrap_or(1);
+        let share = usize::try_from(hasher.finish() % shares).unwrap_or(0);
+        self.placing.get(share).unwrap_or(&self.placing[0])
+    }
+
+    /// Puts a received file in its place, after what was seen when it was reserved. Blocks, and for
+    /// long only when it has to be [durable](is_durable).
     ///
     /// # Errors
     /// 507 when the machine has no room left or the disk is full, else what the disk says.
     pub fn place(
         &self,
-        growing: Growing,
-        directory: &Directory,
-        name: &FileName,
+        mut growing: Growing,
+        machine: &MachineName,
+        (directory, name, look): (&Directory, &FileName, Look),
     ) -> Result<Placed, Refusal> {
-        // The daemon believes this message and acts on it for good, so it must survive a power
-        // loss once the VM has been told that we have it; other files may be lost with one.
-        let durable = name.as_str() == SHUTDOWN_MESSAGE;
+        let durable = is_durable(name);
         let disk = |error: io::Error| Refusal::disk(&error);
         growing
             .file
@@ -156,17 +169,26 @@ impl Joboutputs {
             growing.file.sync().map_err(disk)?;
         }
         let placed = {
-            let _one_at_a_time = lock(&self.placing);
-            let _one_process_at_a_time = match self.growth {
+            let mut count = lock(self.placing(machine));
+            let one_process_at_a_time = match self.growth {
                 Growth::Tmp => None,
                 Growth::Beside => Some(directory.lock().map_err(disk)?),
             };
-            let old = existing_size(directory, name)?;
-            if others_size(directory, name)?.saturating_add(growing.written) > self.limits.machine {
+            // Other processes do not tell us what they place.
+            let look = if one_process_at_a_time.is_none() && look.placed == *count {
+                look
+            } else {
+                Look::at(directory, name, *count)?
+            };
+            if look.others.saturating_add(growing.written) > self.limits.machine {
                 return Err(self.no_room());
             }
-            growing.rename(directory, name).map_err(disk)?;
-            old.map_or(Placed::New, |_| Placed::Replaced)
+            *count = count.wrapping_add(1);
+            match look.old {
+                Some(_) if !durable => growing.exchange(directory, name).map_err(disk)?,
+                Some(_) | None => growing.rename(directory, name).map_err(disk)?,
+            }
+            look.old.map_or(Placed::New, |_| Placed::Replaced)
         };
         if durable {
             self.layout
@@ -209,7 +231,7 @@ impl Joboutputs {
             disk: self.layout.disk().clone(),
             file,
             written: 0,
-            placed: false,
+            is_there: true,
         })
     }
 
@@ -275,28 +297,52 @@ fn sweep(disk: &Disk, outputs: &Path, now: Timestamp) {
     }
 }
 
-/// The size of all files but `name`; also checks that there is room for one more.
-fn others_size(directory: &Directory, name: &FileName) -> Result<u64, Refusal> {
-    let files = directory.list().map_err(|error| Refusal::disk(&error))?;
-    existing_size(directory, name)?;
-    let others = files.iter().filter(|(other, _)| other != name);
-    if others.clone().count() >= MAX_FILES {
-        return Err(Refusal::new(
-            StatusCode::INSUFFICIENT_STORAGE,
-            format!("a machine may have {MAX_FILES} files"),
-        ));
-    }
-    Ok(others.fold(0, |sum, (_, size)| sum.saturating_add(*size)))
+/// Whether a file has to survive a power loss once its writer has been told that we have it. The
+/// daemon believes a shutdown message and acts on it for good; other files may be lost.
+pub fn is_durable(name: &FileName) -> bool {
+    name.as_str() == SHUTDOWN_MESSAGE
 }
 
-fn existing_size(directory: &Directory, name: &FileName) -> Result<Option<u64>, Refusal> {
-    match directory
-        .size_of(name)
-        .map_err(|error| Refusal::disk(&error))?
-    {
-        None => Ok(None),
-        Some(Ok(size)) => Ok(Some(size)),
-        Some(Err(NotAFile)) => Err(Refusal::forbidden("the name belongs to something else")),
+/// What a machine had at some moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// The size of its other files.
+    others: u64,
+    /// The size of the file of this name.
+    old: Option<u64>,
+    /// How many files had been placed by then.
+    placed: u64,
+}
+
+impl Look {
+    /// Looks, and checks that there is room for one more file and that the name can be had.
+    fn at(directory: &Directory, name: &FileName, placed: u64) -> Result<Self, Refusal> {
+        let disk = |error: io::Error| Refusal::disk(&error);
+        let (mut others, mut count, mut old) = (0u64, 0, None);
+        for (other, size) in directory.list().map_err(disk)? {
+            if other == *name {
+                old = Some(size);
+            } else {
+                others = others.saturating_add(size);
+                count += 1;
+            }
+        }
+        if old.is_none()
+            && let Some(Err(NotAFile)) = directory.size_of(name).map_err(disk)?
+        {
+            return Err(Refusal::forbidden("the name belongs to something else"));
+        }
+        if count >= MAX_FILES {
+            return Err(Refusal::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                format!("a machine may have {MAX_FILES} files"),
+            ));
+        }
+        Ok(Self {
+            others,
+            old,
+            placed,
+        })
     }
 }
 
@@ -305,8 +351,7 @@ fn existing_size(directory: &Directory, name: &FileName) -> Result<Option<u64>, 
 pub struct Reservation {
     owner: Arc<Joboutputs>,
     machine: MachineName,
-    /// Bytes of the machine's other files when the upload began.
-    others: u64,
+    look: Look,
     bytes: u64,
 }
 
@@ -314,6 +359,11 @@ impl Reservation {
     /// Whose it is.
     pub const fn machine(&self) -> &MachineName {
         &self.machine
+    }
+
+    /// What the machine had when the upload began.
+    pub const fn look(&self) -> Look {
+        self.look
     }
 
     /// Makes sure that there is room for `bytes` in all.
@@ -331,7 +381,11 @@ impl Reservation {
         let more = bytes.saturating_sub(self.bytes);
         let mut pending = lock(&self.owner.pending);
         let entry = pending.entry(self.machine.clone()).or_default();
-        let total = self.others.saturating_add(entry.bytes).saturating_add(more);
+        let total = self
+            .look
+            .others
+            .saturating_add(entry.bytes)
+            .saturating_add(more);
         if total > limits.machine {
             return Err(self.owner.no_room());
         }
@@ -360,7 +414,8 @@ pub struct Growing {
     disk: Disk,
     file: NewFile,
     written: u64,
-    placed: bool,
+    /// Whether there is something at its path in `tmp` still.
+    is_there: bool,
 }
 
 impl Growing {
@@ -382,18 +437,25 @@ impl Growing {
         Ok(())
     }
 
-    fn rename(mut self, directory: &Directory, name: &FileName) -> io::Result<()> {
+    /// Renames it into a place that is free, or where what is renamed has to last.
+    fn rename(&mut self, directory: &Directory, name: &FileName) -> io::Result<()> {
         self.disk
             .rename_into(self.file.path(), directory.handle(), name.as_str())?;
-        self.placed = true;
+        self.is_there = false;
         Ok(())
+    }
+
+    /// Exchanges it for the older file, which from now on is what goes when this is dropped.
+    fn exchange(&mut self, directory: &Directory, name: &FileName) -> io::Result<()> {
+        self.disk
+            .exchange_into(self.file.path(), directory.handle(), name.as_str())
     }
 }
 
 impl Drop for Growing {
     fn drop(&mut self) {
-        if !self.placed {
-            self.disk.discard(self.file.path());
+        if self.is_there {
+            self.disk.discard_file(self.file.path());
         }
     }
 }
@@ -443,11 +505,22 @@ mod tests {
         }
 
         fn put(&self, name: &str, content: &[u8]) -> Result<Placed, u16> {
+            let reservation = self.reserve(name, 0)?;
+            self.place(&reservation, name, content)
+        }
+
+        fn place(
+            &self,
+            reservation: &Reservation,
+            name: &str,
+            content: &[u8],
+        ) -> Result<Placed, u16> {
             let mut growing = self.joboutputs.begin(&self.machine).unwrap();
             growing.write(content).unwrap();
             let name = FileName::new(name).unwrap();
+            let place = (&self.directory, &name, reservation.look());
             self.joboutputs
-                .place(growing, &self.directory, &name)
+                .place(growing, &self.machine, place)
                 .map_err(|refusal| refusal.status.as_u16())
         }
 
@@ -489,8 +562,9 @@ mod tests {
     #[test]
     fn the_last_look_is_before_the_rename() {
         let world = world(60, 100);
-        assert_eq!(world.put("a", &[0; 60]), Ok(Placed::New));
-        assert_eq!(world.put("b", &[0; 60]), Err(507));
+        let [first, second] = ["a", "b"].map(|name| world.reserve(name, 0).unwrap());
+        assert_eq!(world.place(&first, "a", &[0; 60]), Ok(Placed::New));
+        assert_eq!(world.place(&second, "b", &[0; 60]), Err(507));
         assert_eq!(world.temporary_files(), 0);
     }
 
@@ -529,7 +603,6 @@ mod tests {
         std::fs::create_dir(outputs.join("dir")).unwrap();
         for name in ["link", "dir"] {
             assert_eq!(world.put(name, b"x"), Err(403), "{name}");
-            assert_eq!(world.reserve(name, 1).map(drop), Err(403), "{name}");
         }
     }
 

@@ -13,6 +13,7 @@ use hyper_util::server::conn::auto;
 use openssl::ssl::SslVerifyMode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_openssl::SslStream;
 use tokio_util::sync::CancellationToken;
@@ -124,7 +125,7 @@ impl Shared {
 ///
 /// # Errors
 /// When an address cannot be had.
-pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServerError> {
+pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<std::net::TcpListener>, ServerError> {
     let mut listeners = Vec::new();
     for &address in addresses {
         match bind(address) {
@@ -138,6 +139,15 @@ pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServerErro
     Ok(listeners)
 }
 
+/// The same listener for another runtime.
+///
+/// # Errors
+/// When there are no more descriptors.
+pub fn on(worker: &Handle, listener: &std::net::TcpListener) -> io::Result<TcpListener> {
+    let _there = worker.enter();
+    TcpListener::from_std(listener.try_clone()?)
+}
+
 fn is_no_ipv6(address: SocketAddr, error: &io::Error) -> bool {
     use rustix::io::Errno;
     let no_family = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(|errno| errno.raw_os_error());
@@ -148,7 +158,7 @@ fn is_no_ipv6(address: SocketAddr, error: &io::Error) -> bool {
             .is_some_and(|code| no_family.contains(&code))
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = if address.is_ipv6() {
         let socket = TcpSocket::new_v6()?;
         // Else [::] takes IPv4 too, and 0.0.0.0 beside it fails.
@@ -159,7 +169,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket.listen(BACKLOG)?.into_std()
 }
 
 /// Accepts connections until the server stops, each in its own task.

@@ -2,7 +2,7 @@
 //! (joboutputs).
 //!
 //! ```text
-//! listen -> tls -> sessions -> identity -> router -> path, files, joboutputs, reply
+//! workers: listen -> tls -> sessions -> identity -> router -> path, files, joboutputs, reply
 //! ```
 //!
 //! It serves the state directory and nothing else: whether a machine exists and who may write to
@@ -32,6 +32,7 @@ mod reply;
 mod router;
 mod sessions;
 mod tls;
+mod workers;
 
 use std::io;
 use std::net::SocketAddr;
@@ -51,6 +52,7 @@ use crate::clock::Clock;
 use crate::config::ServerConfig;
 use crate::state::Layout;
 use listen::{Protocol, Shared};
+use workers::Workers;
 
 /// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,9 @@ pub enum ServerError {
     /// Certificate, key or CAs.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The threads cannot be had.
+    #[error("cannot start the threads of the HTTPS server: {0}")]
+    Threads(#[source] io::Error),
 }
 
 /// The running server. Dropping it ends it at once; [`Server::stop`] lets requests end first.
@@ -78,6 +83,7 @@ pub struct Server {
     stop: CancellationToken,
     /// Ends connections where they are.
     _abort: DropGuard,
+    _workers: Workers,
 }
 
 impl Server {
@@ -106,6 +112,7 @@ impl Server {
             abort.clone(),
             tasks.clone(),
         ));
+        let workers = Workers::start().map_err(ServerError::Threads)?;
         // All listeners first: half a server is none.
         let mut listeners = Vec::new();
         for (protocol, addresses) in [
@@ -122,7 +129,11 @@ impl Server {
                 tracing::info!(%address, %protocol, "listening");
                 addresses.push(address);
             }
-            tasks.spawn(listen::accept(listener, protocol, Arc::clone(&shared)));
+            for worker in workers.handles() {
+                let listener = listen::on(worker, &listener).map_err(ServerError::Threads)?;
+                let accepting = listen::accept(listener, protocol, Arc::clone(&shared));
+                tasks.spawn_on(accepting, worker);
+            }
         }
         Ok(Self {
             addresses,
@@ -130,6 +141,7 @@ impl Server {
             tasks,
             stop,
             _abort: abort.drop_guard(),
+            _workers: workers,
         })
     }
 

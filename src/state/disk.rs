@@ -11,12 +11,15 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
+
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
 
 /// A mode for what only we may read: user_data, proxies, keys.
 pub const PRIVATE: u32 = 0o600;
@@ -70,6 +73,8 @@ pub enum Effect<'a> {
     SyncAll(&'a Path),
     /// A file or directory gets another name, and replaces the file that had it.
     Rename(&'a Path, &'a Path),
+    /// Two files get each other's names.
+    Exchange(&'a Path, &'a Path),
     /// A file gets a second name, which nothing has.
     Link(&'a Path, &'a Path),
     /// A file goes.
@@ -136,7 +141,10 @@ impl Disk {
             .create_new(true)
             .mode(mode)
             .open(path)?;
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        // The umask may have taken some of it. To look costs less than to set it anew.
+        if file.metadata()?.mode() & 0o7777 != mode {
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+        }
         Ok(NewFile {
             disk: self.clone(),
             path: path.to_owned(),
@@ -253,6 +261,28 @@ impl Disk {
             directory,
             name,
         )?)
+    }
+
+    /// Puts a finished file in the place of the file `name` of an open directory, which then is
+    /// at `from`, for the caller to [discard](Self::discard_file). Nothing is synced, and after a
+    /// power loss the file may be empty: this is for what is written often and may be lost. A file
+    /// that is *renamed* over another is written out at once by ext4 and btrfs, which costs more
+    /// than all the rest.
+    ///
+    /// # Errors
+    /// What the file system says; then both are as they were.
+    pub fn exchange_into(&self, from: &Path, directory: &File, name: &str) -> io::Result<()> {
+        if self.watch.is_some() {
+            self.will(Effect::Exchange(from, &path_of(directory)?.join(name)))?;
+        }
+        let exchange = RenameFlags::EXCHANGE;
+        match rustix::fs::renameat_with(rustix::fs::CWD, from, directory, name, exchange) {
+            // Not every file system can, and a file that has gone meanwhile cannot either.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOENT) => {
+                self.rename_into(from, directory, name)
+            }
+            exchanged => Ok(exchanged?),
+        }
     }
 
     /// Gives a finished file a second name, in one step that fails when that is taken. Nothing is
@@ -379,6 +409,19 @@ impl Disk {
         };
         if let Err(error) = removed {
             tracing::debug!(path = %temporary.display(), %error, "left a temporary file behind");
+        }
+    }
+
+    /// The same for what can only be a file, and may be gone.
+    pub fn discard_file(&self, temporary: &Path) {
+        let removed = self
+            .will(Effect::RemoveFile(temporary))
+            .and_then(|()| fs::remove_file(temporary));
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::debug!(path = %temporary.display(), %error, "left a temporary file behind");
+            }
+            Ok(()) | Err(_) => {}
         }
     }
 
@@ -557,6 +600,32 @@ mod tests {
     }
 
     #[test]
+    fn an_exchange_keeps_the_old_file_for_who_has_it_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, tmp) = (Disk::default(), dir.path().join("tmp"));
+        let place = dir.path().join("file");
+        let open = File::open(dir.path()).unwrap();
+        for content in ["first", "second", "third"] {
+            disk.create_synced(&tmp, content.as_bytes(), PUBLIC)
+                .unwrap();
+            let reader = File::open(&place).ok();
+            // The first finds nothing to be exchanged for.
+            disk.exchange_into(&tmp, &open, "file").unwrap();
+            assert_eq!(fs::read_to_string(&place).unwrap(), content);
+            disk.discard_file(&tmp);
+            assert!(!tmp.exists());
+            if let Some(mut reader) = reader {
+                let mut seen = String::new();
+                io::Read::read_to_string(&mut reader, &mut seen).unwrap();
+                assert_ne!(
+                    seen, content,
+                    "who has the old file open reads the old file"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn a_watch_that_refuses_keeps_a_step_from_being_taken() {
         #[derive(Debug)]
         struct ReadOnly;
@@ -578,6 +647,7 @@ mod tests {
             disk.create_dir(&path, 0o755),
             disk.touch(&path, SystemTime::UNIX_EPOCH),
             disk.rename_into(&path, &open, "other"),
+            disk.exchange_into(&path, &open, "other"),
             disk.sync_open_dir(&open),
         ];
         for outcome in refused {

@@ -231,6 +231,24 @@ impl World {
     }
 }
 
+/// The server stamps files with whole seconds, and an inode that one version gives back may be that
+/// of the next but one.
+#[test]
+fn versions_of_one_second_have_different_tags() {
+    let world = World::new();
+    let read = request("GET", &joboutputs("x"), "");
+    let mut tags = std::collections::BTreeSet::new();
+    for content in ["1", "2", "3", "4"] {
+        world.put(Some(&PKI.user), "x", content);
+        let answer = world.raw(Some(&PKI.user), &read);
+        assert_eq!(answer.body, content);
+        tags.insert(answer.header("ETag").unwrap().to_owned());
+        // The file system's own clock counts in steps of some milliseconds.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(tags.len(), 4, "{tags:?}");
+}
+
 fn joboutputs(file: &str) -> String {
     format!("/machines/{MACHINE}/joboutputs/{file}")
 }

@@ -224,7 +224,12 @@ impl State {
                 .is_some_and(|denied| text.contains(denied.as_str()))
         };
         let (kind, error) = match effect {
-            Effect::Read(path) | Effect::Rename(_, path) | Effect::Link(_, path) if shown(path) => {
+            Effect::Read(path)
+            | Effect::Rename(_, path)
+            | Effect::Exchange(_, path)
+            | Effect::Link(_, path)
+                if shown(path) =>
+            {
                 ("permission denied", io::ErrorKind::PermissionDenied)
             }
             // There is nothing to sync on a disk that cannot be changed.
@@ -332,14 +337,20 @@ impl State {
                     self.rename(&from, &to);
                 }
             }
+            Effect::Exchange(from, to) => {
+                if let (Some(from), Some(to)) = (place(from), place(to))
+                    && let (Some(one), Some(other)) = (self.find(&from), self.find(&to))
+                {
+                    self.give(&from, other);
+                    self.give(&to, one);
+                }
+            }
             Effect::Link(from, to) => {
                 if let (Some(from), Some(to)) = (place(from), place(to))
                     && let Some(id) = self.find(&from)
                     && self.find(&to).is_none()
-                    && let Some((name, parent)) = to.split_last()
-                    && let Some(entries) = self.live_entries(parent)
                 {
-                    entries.insert(name.clone(), id);
+                    self.give(&to, id);
                 }
             }
             Effect::RemoveFile(path) | Effect::RemoveTree(path) => {
@@ -350,6 +361,15 @@ impl State {
                     entries.remove(name);
                 }
             }
+        }
+    }
+
+    /// Lets this name lead to that node.
+    fn give(&mut self, names: &[String], id: Id) {
+        if let Some((name, parent)) = names.split_last()
+            && let Some(entries) = self.live_entries(parent)
+        {
+            entries.insert(name.clone(), id);
         }
     }
 

@@ -20,6 +20,7 @@ fn step(effect: &Effect<'_>) -> &'static str {
         Effect::SyncDir(_) => "sync-directory",
         Effect::SyncAll(_) => "sync-all",
         Effect::Rename(..) => "rename",
+        Effect::Exchange(..) => "exchange",
         Effect::Link(..) => "link",
         Effect::RemoveFile(_) => "remove",
         Effect::RemoveTree(_) => "remove-tree",
@@ -154,15 +155,19 @@ fn a_step_that_fails_is_no_success_and_leaves_the_old_file() {
         (io::ErrorKind::ReadOnlyFilesystem, 507),
         (io::ErrorKind::Other, 500),
     ] {
-        for (step, after, content) in [
-            ("create", 0, "new"),
-            ("write", 0, "new"),
-            ("write", 2, &*large),
-            ("time", 0, "new"),
-            ("sync", 0, "new"),
-            ("rename", 0, "new"),
+        // A message is renamed into its place, other files are exchanged for the older ones.
+        for (file, step, after, content) in [
+            ("shutdown_message", "create", 0, "new"),
+            ("shutdown_message", "write", 0, "new"),
+            ("shutdown_message", "write", 2, &*large),
+            ("shutdown_message", "time", 0, "new"),
+            ("shutdown_message", "sync", 0, "new"),
+            ("shutdown_message", "rename", 0, "new"),
+            ("heartbeat", "create", 0, "new"),
+            ("heartbeat", "write", 0, "new"),
+            ("heartbeat", "write", 2, &*large),
+            ("heartbeat", "exchange", 0, "new"),
         ] {
-            let file = "shutdown_message";
             let before = world.put(user, file, "old");
             assert!(matches!(before.status, 200 | 201), "{before:?}");
             watcher.refuse(Some((step, after, kind)));
