@@ -32,8 +32,15 @@ const SECRETIVE: &[&str] = &[
     "aws_sigv4=warn",
 ];
 
+/// Whether to write to `stream` in colours: to a terminal that has them, unless `NO_COLOR` is set.
+pub fn has_colours(stream: &impl IsTerminal) -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    stream.is_terminal() && !is_set("NO_COLOR") && !dumb
+}
+
 /// Sends events to standard error: without times under systemd, which adds its own; with colours
-/// only on a terminal. `VCYCLE_LOG` takes a filter such as `debug` or `vcycle::server=debug`.
+/// only where [`has_colours`] says so. `VCYCLE_LOG` takes a filter such as `debug` or `vcycle::server=debug`.
 pub fn start(filter: Option<&str>, under_systemd: bool) {
     let wanted = filter.map(EnvFilter::try_new).transpose();
     let refused = wanted.as_ref().err().map(ToString::to_string);
@@ -47,7 +54,7 @@ pub fn start(filter: Option<&str>, under_systemd: bool) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(has_colours(&std::io::stderr()));
     // A second call, in a process that hosts several daemons for a test, changes nothing.
     let started = if under_systemd {
         builder.without_time().try_init()

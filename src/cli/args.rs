@@ -5,58 +5,62 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use super::check::CheckFormat;
+use super::completions::Shell;
+use super::examples;
 use crate::account::sync::Month;
 use crate::events::Place;
 use crate::model::{FactoryName, MachineName, MachinetypeName, Seconds, SpaceName, Timestamp};
 use crate::state::layout::DEFAULT_ROOT;
 
-/// A VM lifecycle manager: fills cloud projects with VMs by target shares, looks after them and
-/// accounts for them. Without a command it runs the daemon in the foreground.
+/// Where the configuration is by default.
+const CONFIG: &str = "/etc/vcycle.conf";
+
+/// The directory beside it.
+const CONFIG_DIR: &str = "/etc/vcycle.d";
+
+/// The heading of the options that all commands have.
+const ALL_COMMANDS: &str = "Options of all commands";
+
+/// Fills cloud projects with VMs by target shares, looks after them and accounts for them. Without a
+/// command it is the daemon.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "vcycled",
     version,
-    after_help = "Examples:\n  \
-        vcycled demo                       see it work, without any cloud\n  \
-        vcycled check                      is the configuration good?\n  \
-        vcycled plan example.org           what would the next cycle do, and why not more?\n  \
-        vcycled status                     what is there, and what happens to it?\n  \
-        vcycled explain example.org        why is nothing (more) created there?\n  \
-        vcycled events --since 2h          what has happened?\n  \
-        vcycled shutdown --in 7200         be empty in two hours; --cancel takes it back\n  \
-        vcycled                            run the daemon\n\n\
-        Manual pages: vcycled(8), vcycle.conf(5)"
+    disable_help_subcommand = true,
+    after_help = examples::VCYCLED
 )]
 pub struct Arguments {
-    /// The configuration file that is read last.
+    /// Configuration, read last.
     #[arg(
         long,
         global = true,
+        help_heading = ALL_COMMANDS,
         value_name = "FILE",
-        default_value = "/etc/vcycle.conf"
+        default_value = CONFIG
     )]
     pub config: PathBuf,
-    /// The directory whose *.conf files are read first, in order of their names.
+    /// Its *.conf, read first.
     #[arg(
         long,
         global = true,
+        help_heading = ALL_COMMANDS,
         value_name = "DIR",
-        default_value = "/etc/vcycle.d"
+        default_value = CONFIG_DIR
     )]
     pub config_dir: PathBuf,
-    /// Where machines, records and caches are kept.
-    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_ROOT)]
+    /// Machines and records.
+    #[arg(long, global = true, help_heading = ALL_COMMANDS, value_name = "DIR", default_value = DEFAULT_ROOT)]
     pub state_dir: PathBuf,
-    /// Seconds from the start of one cycle to the start of the next, at most a day.
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60,
+    /// From cycle to cycle.
+    #[arg(long, global = true, help_heading = ALL_COMMANDS, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub interval: u64,
-    /// The name of this factory, as it marks VMs and records [default: the host's name].
-    #[arg(long, global = true, value_name = "NAME")]
+    /// Name of this factory [default: the host's name].
+    #[arg(long, global = true, help_heading = ALL_COMMANDS, value_name = "NAME")]
     pub factory: Option<FactoryName>,
-    /// The file that events are written to, or none [default: /var/log/vcycle/events.jsonl; with
-    /// another state directory, events.jsonl in that].
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Events [default: /var/log/vcycle/events.jsonl].
+    #[arg(long, global = true, help_heading = ALL_COMMANDS, value_name = "FILE")]
     event_log: Option<PathBuf>,
     /// The size at which that file is rotated, in bytes; four old ones are kept.
     #[arg(long, global = true, hide = true, value_name = "BYTES", default_value_t = EVENT_LOG_BYTES,
@@ -77,6 +81,11 @@ const EVENT_LOG: &str = "/var/log/vcycle/events.jsonl";
 pub const EVENT_LOG_BESIDE: &str = "events.jsonl";
 
 impl Arguments {
+    /// Whether the configuration is taken from its usual places.
+    pub fn has_usual_sources(&self) -> bool {
+        self.config == Path::new(CONFIG) && self.config_dir == Path::new(CONFIG_DIR)
+    }
+
     /// Where events go, unless nowhere.
     pub fn events(&self) -> Option<Place> {
         let path = match &self.event_log {
@@ -96,29 +105,42 @@ impl Arguments {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Run the daemon in the foreground (the default).
+    #[command(after_help = examples::RUN)]
     Run,
     /// Read the configuration and report every problem.
     Check(CheckOptions),
-    /// Show what the next cycle would destroy and create, and why not more; change nothing.
+    /// Show what the next cycle would destroy and create; change nothing.
     Plan(PlanOptions),
-    /// Show what the daemon has and does: spaces, machinetypes, machines.
+    /// Show what the daemon has: spaces, machinetypes, machines.
     Status(StatusOptions),
-    /// Say why nothing (more) is created in a space, rule by rule, and when that will change.
+    /// Say why nothing (more) is created in a space, and until when.
     Explain(ExplainOptions),
     /// Show what has happened: machines, backoffs, configuration.
     Events(EventsOptions),
-    /// Say whether all is well, for a monitoring system: exit codes and figures as of Nagios plugins.
+    /// Say whether all is well, as a Nagios plugin does.
     Health(HealthOptions),
-    /// Shut spaces down for a while, or cancel that, without editing the configuration.
+    /// Shut spaces down for a while, or cancel that.
     Shutdown(ShutdownOptions),
-    /// Count the accounting records of a month, and queue the count for the accounting server.
+    /// Count accounting records, for the accounting server.
     ApelSync(ApelSyncOptions),
     /// See it work: two spaces on embedded clouds, for about a minute.
     Demo(DemoOptions),
+    /// Print the completion for a shell.
+    Completions(CompletionsOptions),
+}
+
+/// Options of `completions`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = examples::COMPLETIONS)]
+pub struct CompletionsOptions {
+    /// The shell: bash, fish or zsh.
+    #[arg(hide_possible_values = true)]
+    pub shell: Shell,
 }
 
 /// Options of `check`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = examples::CHECK)]
 pub struct CheckOptions {
     /// Print the merged configuration as INI, secrets hidden.
     #[arg(long, conflicts_with = "json")]
@@ -146,6 +168,7 @@ impl CheckOptions {
 
 /// Options of `plan`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = examples::PLAN)]
 pub struct PlanOptions {
     /// Only this space.
     pub space: Option<SpaceName>,
@@ -168,11 +191,7 @@ pub struct PlanOptions {
 
 /// Options of `status`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    vcycled status                     everything, once\n  \
-    vcycled status --watch             again every two seconds, until Ctrl-C\n  \
-    vcycled status --json | jq '.spaces[].report.machinetypes'\n  \
-    vcycled status vcycle-atlas-k3j9x0q2ab")]
+#[command(after_help = examples::STATUS)]
 pub struct StatusOptions {
     /// The whole story of this machine.
     #[arg(value_name = "MACHINE")]
@@ -201,11 +220,7 @@ impl StatusOptions {
 
 /// Options of `health`.
 #[derive(Clone, Debug, Args)]
-#[command(
-    after_help = "Exit codes: 0 ok, 1 warning, 2 critical, 3 unknown\n\nExamples:\n  \
-    vcycled health\n  \
-    vcycled health --space example.org --warning 600 --critical 3600"
-)]
+#[command(after_help = examples::HEALTH)]
 pub struct HealthOptions {
     /// Only this space.
     #[arg(long, value_name = "SPACE")]
@@ -220,11 +235,7 @@ pub struct HealthOptions {
 
 /// Options of `events`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    vcycled events --since 2h          of the last two hours\n  \
-    vcycled events --follow            as they come\n  \
-    vcycled events --machine vcycle-atlas-k3j9x0q2ab\n  \
-    vcycled events --json --since 1d | jq -s 'map(select(.abort)) | length'")]
+#[command(after_help = examples::EVENTS)]
 pub struct EventsOptions {
     /// Only from then on: a length of time such as 90s, 15m, 2h, 3d, Unix seconds, or a time such as
     /// 2026-11-21T18:00:00Z.
@@ -263,9 +274,7 @@ fn parse_since(text: &str) -> Result<Timestamp, String> {
 
 /// Options of `explain`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    vcycled explain example.org        all machinetypes of the space\n  \
-    vcycled explain example.org atlas  one of them")]
+#[command(after_help = examples::EXPLAIN)]
 pub struct ExplainOptions {
     /// The space.
     pub space: SpaceName,
@@ -289,6 +298,7 @@ fn parse_time(text: &str) -> Result<Timestamp, String> {
 
 /// Options of `shutdown`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = examples::SHUTDOWN)]
 #[command(group(clap::ArgGroup::new("what").required(true)))]
 pub struct ShutdownOptions {
     /// Only these spaces [default: all].
@@ -318,6 +328,7 @@ fn parse_moment(text: &str) -> Result<Timestamp, String> {
 
 /// Options of `apel-sync`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = examples::APEL_SYNC)]
 pub struct ApelSyncOptions {
     /// The month in which the machines ended [default: this one, and in its first week also the
     /// one before].
@@ -327,6 +338,7 @@ pub struct ApelSyncOptions {
 
 /// Options of `demo`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = examples::DEMO)]
 pub struct DemoOptions {
     /// Go on until interrupted.
     #[arg(long)]
@@ -355,7 +367,35 @@ pub struct DemoOptions {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+
+    #[test]
+    fn each_help_fits_a_screen_and_has_examples() {
+        let program = Arguments::command().term_width(80);
+        let names: Vec<&str> = program.get_subcommands().map(|c| c.get_name()).collect();
+        assert!(names.len() > 10, "{names:?}");
+        let help = |line: &[&str]| {
+            let shown = program.clone().try_get_matches_from(line);
+            shown.unwrap_err().to_string()
+        };
+        let mut helps = vec![("vcycled", help(&["vcycled", "--help"]))];
+        helps.extend(
+            names
+                .iter()
+                .map(|name| (*name, help(&["vcycled", name, "--help"]))),
+        );
+        for (name, help) in helps {
+            let lines = help.lines().count();
+            assert!((24..=40).contains(&lines), "{name}: {lines} lines\n{help}");
+            assert!(help.contains("\nExamples:\n"), "{name}\n{help}");
+            // Clap breaks all lines but this one.
+            let mut lines = help.lines().filter(|line| !line.starts_with("Usage:"));
+            let wide = lines.find(|line| line.chars().count() > 80);
+            assert_eq!(wide, None, "{name}");
+        }
+    }
 
     #[test]
     fn an_interval_is_one_that_can_be_waited_for() {

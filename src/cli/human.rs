@@ -1,8 +1,7 @@
 //! How things are written for people: colours, lengths of time, tables.
 
-use std::io::IsTerminal;
-
 use crate::model::{Seconds, Timestamp};
+use crate::telemetry::has_colours;
 
 /// What a piece of text is meant to say beside its words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,10 +30,8 @@ pub struct Style {
 impl Style {
     /// For standard output: colours on a terminal that has them, unless `NO_COLOR` is set.
     pub fn of_stdout() -> Self {
-        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self {
-            coloured: std::io::stdout().is_terminal() && !is_set("NO_COLOR") && !dumb,
+            coloured: has_colours(&std::io::stdout()),
         }
     }
 

@@ -1,5 +1,5 @@
 //! The command line: `vcycled [run] | check | plan | status | explain | health | shutdown |
-//! apel-sync | demo`.
+//! apel-sync | demo | completions`.
 //!
 //! Commands that show what the daemon does ask it over its local socket ([`crate::daemon::admin`]),
 //! and read the state directory when none runs.
@@ -12,18 +12,22 @@ pub mod args;
 mod ask;
 mod cgi;
 pub mod check;
+mod completions;
 pub mod demo;
 mod events;
+mod examples;
 pub mod exit;
 mod explain;
 mod health;
 mod human;
+mod owner;
 mod plan;
 mod run;
 mod show;
 mod shutdown;
 mod status;
 mod story;
+mod surroundings;
 mod told;
 mod wake;
 
@@ -81,10 +85,12 @@ fn report(program: &str, outcome: Result<(), Failure>) -> ExitCode {
 }
 
 fn dispatch(arguments: Arguments) -> Result<(), Failure> {
+    owner::become_owner(&arguments)?;
     let settings = settings(&arguments)?;
+    let in_place = arguments.has_usual_sources();
     match arguments.command.unwrap_or(Command::Run) {
         Command::Run => run::run(settings),
-        Command::Check(options) => run_check(&settings, &options),
+        Command::Check(options) => run_check(&settings, &options, in_place),
         Command::Plan(options) => plan::run(&settings, &options),
         Command::Status(options) => status::run(&settings, &options),
         Command::Explain(options) => explain::run(&settings, &options),
@@ -93,10 +99,19 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::ApelSync(options) => apel_sync::run(&settings, &options),
         Command::Shutdown(options) => shutdown::run(&settings, &options),
         Command::Demo(options) => run::demo(options),
+        Command::Completions(options) => print(&completions::script(options.shell)),
     }
 }
 
-fn run_check(settings: &Settings, options: &CheckOptions) -> Result<(), Failure> {
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text)
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::new(Exit::Io, format!("cannot write: {error}")))
+}
+
+/// Checks the configuration and, if it is the one `in_place` and good, what is around it.
+fn run_check(settings: &Settings, options: &CheckOptions, in_place: bool) -> Result<(), Failure> {
     let (sources, context) = (&settings.sources, settings.config_context());
     let told = if options.fetch {
         run::look_around(Told::fetched(sources, &context, settings.clock.clone()))?
@@ -107,7 +122,19 @@ fn run_check(settings: &Settings, options: &CheckOptions) -> Result<(), Failure>
     let format = options.format();
     let usable = check::run_with(sources, &context, &told, format, &mut out, &mut err)
         .map_err(|error| Failure::new(Exit::Io, format!("cannot write: {error}")))?;
+    let loaded = crate::config::load_with(sources, &context, &told.pipes);
+    let obstacles = match loaded.config {
+        Some(config) if in_place => {
+            surroundings::obstacles(&config, &crate::state::Layout::new(&settings.state_dir))
+        }
+        Some(_) | None => Vec::new(),
+    };
+    for obstacle in &obstacles {
+        writeln!(err, "{obstacle}")
+            .map_err(|error| Failure::new(Exit::Io, format!("cannot write: {error}")))?;
+    }
     match (usable, told.problems.is_empty()) {
+        (true, true) if !obstacles.is_empty() => Err(Failure::silent(Exit::Io)),
         (true, true) => Ok(()),
         (true, false) => Err(Failure::silent(Exit::Unavailable)),
         (false, _) => Err(Failure::silent(Exit::Config)),

@@ -49,7 +49,8 @@ fn files_of(dir: &Path, problems: &mut Vec<Problem>) -> (Vec<PathBuf>, bool) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), false),
         Err(error) => {
             let what = format!("cannot list the directory: {error}");
-            problems.push(Problem::error(what).in_file(dir));
+            let problem = Problem::error(what).with_help(permission(&error, dir));
+            problems.push(problem.in_file(dir));
             (Vec::new(), true)
         }
     }
@@ -82,10 +83,22 @@ fn take(path: &Path, files: &mut Vec<FileBytes>, problems: &mut Vec<Problem>) ->
         }
         Err(error) => {
             let what = format!("cannot be read: {error}");
-            problems.push(Problem::error(what).in_file(path));
+            let problem = Problem::error(what).with_help(permission(&error, path));
+            problems.push(problem.in_file(path));
         }
     }
     true
+}
+
+/// What to do when the user of the daemon may not read what root can.
+fn permission(error: &io::Error, path: &Path) -> Option<String> {
+    let mode = if path.is_dir() { "g+rx" } else { "g+r" };
+    (error.kind() == io::ErrorKind::PermissionDenied).then(|| {
+        let path = path.display();
+        format!(
+            "let the user that vcycled runs as read it: chgrp vcycle {path} && chmod {mode} {path}"
+        )
+    })
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

@@ -188,7 +188,7 @@ impl Disk {
     pub fn create_dir_for(&self, path: &Path, group: u32) -> io::Result<()> {
         self.create_dir(path, 0o755)?;
         std::os::unix::fs::chown(path, None, Some(group))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o2775))
+        fs::set_permissions(path, fs::Permissions::from_mode(0o775))
     }
 
     /// Creates `path` and the directories above it where they are missing. When it returns the

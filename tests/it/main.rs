@@ -9,6 +9,7 @@
 )]
 
 mod architecture;
+mod colours;
 mod commands_manual;
 mod config_examples;
 mod config_files;

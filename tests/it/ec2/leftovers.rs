@@ -108,6 +108,8 @@ async fn a_volume_goes_with_its_machine_and_what_is_left_over_is_removed() {
         interval: Seconds::new(30),
         factory: FactoryName::new(FACTORY).unwrap(),
         clock: Clock::fast(SPEED),
+        events: None,
+        socket: None,
         host: Host::default(),
     };
     let board = Board::default();

@@ -1,0 +1,74 @@
+//! What `check` says beside the configuration: whether the daemon can use what is around it.
+//!
+//! That can only be told by the user that the daemon runs as, which is the owner of the state
+//! directory; for others this says nothing.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+
+use crate::config::{Config, ServerConfig};
+use crate::state::Layout;
+
+/// What stands in the daemon's way, a line for each, with what to do about it.
+pub fn obstacles(config: &Config, layout: &Layout) -> Vec<String> {
+    let owner = fs::metadata(layout.root()).ok().map(|found| found.uid());
+    if owner != Some(rustix::process::geteuid().as_raw()) {
+        return Vec::new();
+    }
+    let directories = written(config, layout).into_iter().filter_map(|dir| {
+        let forbidden = dir.is_dir() && access(&dir, Access::WRITE_OK).is_err();
+        let dir = dir.display();
+        forbidden
+            .then(|| format!("the daemon cannot write to {dir}\n  help: chown vcycle:vcycle {dir}"))
+    });
+    let files = read(&config.server).into_iter().filter_map(|file| {
+        let error = access(file, Access::READ_OK).err()?;
+        let file = file.display();
+        Some(match error {
+            rustix::io::Errno::ACCESS => format!(
+                "the daemon cannot read {file}\n  help: chgrp vcycle {file} && chmod g+r {file}"
+            ),
+            rustix::io::Errno::NOENT => format!(
+                "{file} does not exist\n  help: put the certificate and the key of the host in their places, or say where they are with cert and key in [server]; listen = none there does without"
+            ),
+            other => format!("the daemon cannot read {file}: {other}"),
+        })
+    });
+    directories.chain(files).collect()
+}
+
+/// The directories that it writes to, where they are there already. The site's own files are in
+/// the same tree, so that root may have made some of them.
+fn written(config: &Config, layout: &Layout) -> Vec<PathBuf> {
+    let mut all = vec![
+        layout.root().to_owned(),
+        layout.machines(),
+        layout.spaces(),
+        layout.apel_archive(),
+        layout.apel_outgoing(),
+        layout.imagecache(),
+        layout.joboutputs(),
+        layout.pipes(),
+        layout.all_heartbeat_lists(),
+    ];
+    for (name, space) in &config.spaces {
+        let dir = layout.space(name);
+        all.push(dir.join("machinetypes"));
+        all.push(dir);
+        let machinetypes = space.machinetypes.keys();
+        all.extend(machinetypes.map(|machinetype| layout.machinetype(name, machinetype)));
+    }
+    all
+}
+
+/// The files that the HTTPS server cannot do without.
+fn read(server: &ServerConfig) -> Vec<&Path> {
+    if server.listen.is_empty() {
+        Vec::new()
+    } else {
+        vec![&server.cert, &server.key]
+    }
+}
