@@ -2,6 +2,7 @@
 
 mod access;
 mod apel;
+mod apel_commands;
 mod client;
 mod clouds;
 mod configuration;
