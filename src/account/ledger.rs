@@ -18,6 +18,16 @@ use crate::state::{Layout, StateError};
 /// of a day are looked for from the day before it until so many days after it.
 const DAYS_AFTER: Days = Days::new(7);
 
+/// The fields that are kept of each record besides those that it is known by: an archive may hold
+/// millions, and who wants the rest of one reads it.
+const KEPT: [&str; 5] = [
+    "LocalUserId",
+    "Processors",
+    "Queue",
+    "StartTime",
+    "WallDuration",
+];
+
 /// From when until when machines ended whose records are meant.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Range {
@@ -58,7 +68,7 @@ pub struct Queued {
 /// A record, wherever it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What it says.
+    /// What it says; of its fields only the most wanted.
     pub record: JobRecord,
     /// Its files in the archive: one, unless somebody has copied it.
     pub archived: Vec<PathBuf>,
@@ -109,9 +119,11 @@ impl Entry {
     /// Whether it is the record of a machine, whose identifier may be known: by what it says, or by
     /// its name, which follows from that of the machine.
     pub fn is_of(&self, machine: &MachineName, id: Option<&CloudId>) -> bool {
-        let said = |name| self.record.field(name) == Some(machine.as_str());
+        let user = self.record.field("LocalUserId");
         let job = self.record.key.local_job_id.as_str();
-        if said("LocalUserId") || said("LocalJobId") || id.is_some_and(|id| id.as_str() == job) {
+        if [user, Some(job)].contains(&Some(machine.as_str()))
+            || id.is_some_and(|id| id.as_str() == job)
+        {
             return true;
         }
         let kind = machine.machinetype();
@@ -210,11 +222,23 @@ fn entry(known: &mut BTreeMap<Key, Entry>, record: JobRecord) -> &mut Entry {
 }
 
 fn read_jobs(path: &Path) -> Result<Vec<JobRecord>, String> {
-    message::parse_jobs(&message::read_text(path)?)
+    message::parse_jobs(&message::read_text(path)?).map(shortened)
 }
 
 fn read_message(path: &Path) -> Result<Message, String> {
-    message::parse(&message::read_text(path)?)
+    Ok(match message::parse(&message::read_text(path)?)? {
+        Message::Jobs(records) => Message::Jobs(shortened(records)),
+        counts @ Message::Sync(_) => counts,
+    })
+}
+
+fn shortened(mut records: Vec<JobRecord>) -> Vec<JobRecord> {
+    for record in &mut records {
+        record
+            .fields
+            .retain(|name, _| KEPT.contains(&name.as_str()));
+    }
+    records
 }
 
 fn read_queue(

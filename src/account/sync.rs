@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use chrono::{Datelike, Days, Months, NaiveDate};
 
-use super::message::{self, JobRecord, Key, is_digits, list};
+use super::message::{self, Key, is_digits, list};
 use crate::model::{Seconds, Timestamp};
 use crate::state::{Layout, StateError};
 
@@ -122,17 +122,18 @@ pub fn count(layout: &Layout, months: &[Month]) -> Result<Tally, StateError> {
 }
 
 impl Tally {
-    fn add(&mut self, record: JobRecord, months: &[Month], known: &mut HashSet<(Key, String)>) {
-        let month = Month::of(record.end());
+    fn add(&mut self, record: Counted, months: &[Month], known: &mut HashSet<Counted>) {
+        let (key, submit_host) = &record;
+        let month = Month::of(Timestamp::from_unix(key.end));
         let Some(month) = month.filter(|month| months.contains(month)) else {
             return;
         };
         let group = Group {
-            site: record.key.site.clone(),
-            submit_host: record.submit_host.clone(),
+            site: key.site.clone(),
+            submit_host: submit_host.clone(),
             month,
         };
-        if known.insert((record.key, record.submit_host)) {
+        if known.insert(record) {
             *self.records.entry(group).or_default() += 1;
         }
     }
@@ -160,12 +161,18 @@ fn files(layout: &Layout, months: &[Month]) -> Result<Vec<PathBuf>, StateError> 
     Ok(found)
 }
 
-fn read(path: &Path) -> Result<Vec<JobRecord>, String> {
+/// What is counted of one record: what a server knows it by, and its submit host.
+type Counted = (Key, String);
+
+fn read(path: &Path) -> Result<Vec<Counted>, String> {
     let name = path.file_name().and_then(|name| name.to_str());
     if !name.is_some_and(|name| is_digits(name, 14)) {
         return Err("its name is not that of a record, 14 digits".to_owned());
     }
-    message::parse_jobs(&message::read_text(path)?)
+    let records = message::parse_jobs(&message::read_text(path)?)?.into_iter();
+    Ok(records
+        .map(|record| (record.key, record.submit_host))
+        .collect())
 }
 
 /// The text of the message, a block for each group.

@@ -235,7 +235,7 @@ impl Scene {
         for entry in found {
             if options.json {
                 let mut value = self.entry_json(entry);
-                value["fields"] = json!(entry.record.fields);
+                value["fields"] = json!(all_fields(entry)?);
                 text += &to_json(&value)?;
             } else {
                 text += &self.whole(entry)?;
@@ -377,6 +377,18 @@ fn not_found(word: &str) -> Failure {
 fn read_text(path: &Path) -> Result<String, Failure> {
     let failed = |why| Failure::new(Exit::Io, format!("{}: {why}", path.display()));
     message::read_text(path).map_err(failed)
+}
+
+/// All fields of a record.
+fn all_fields(entry: &Entry) -> Result<Fields, Failure> {
+    let Some(path) = entry.path() else {
+        return Ok(Fields::new());
+    };
+    let failed = |why| Failure::new(Exit::Io, format!("{}: {why}", path.display()));
+    let records = message::parse_jobs(&read_text(path)?).map_err(failed)?;
+    let mut records = records.into_iter();
+    let own = records.find(|record| record.key == entry.record.key);
+    Ok(own.map(|record| record.fields).unwrap_or_default())
 }
 
 /// Lines that a terminal can be given.

@@ -118,6 +118,8 @@ pub enum Command {
     /// List the accounting records, show one, or send one again.
     #[command(subcommand)]
     Apel(ApelCommand),
+    /// Say what there is of GridPP's Vcycle, and take it over with the machines that run.
+    Migrate(MigrateOptions),
     /// See it work: two spaces on embedded clouds, for about a minute.
     Demo(DemoOptions),
 }
@@ -415,6 +417,25 @@ pub struct ApelResendOptions {
     /// Do it; without this it is only said what would be done.
     #[arg(long)]
     pub apply: bool,
+}
+
+/// Options of `migrate`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    vcycled migrate                    what is there, and what would be done?\n  \
+    vcycled migrate --apply            do it; the old daemon must have been stopped")]
+pub struct MigrateOptions {
+    /// Do it; without this it is only said what would be done.
+    #[arg(long)]
+    pub apply: bool,
+    /// When the old daemon last completed a cycle [default: as its files say]: a length of time such
+    /// as 10m ago, Unix seconds, or a time such as 2026-11-21T18:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub last_cycle: Option<Timestamp>,
+    /// Where the old daemon writes its process number [default: /var/run/vcycled.pid, for the default
+    /// state directory].
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
 }
 
 /// Options of `demo`.

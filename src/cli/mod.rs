@@ -1,5 +1,5 @@
 //! The command line: `vcycled [run] | check | plan | status | explain | health | shutdown |
-//! apel-sync | apel | demo`.
+//! apel-sync | apel | migrate | demo`.
 //!
 //! Commands that show what the daemon does ask it over its local socket ([`crate::daemon::admin`]),
 //! and read the state directory when none runs.
@@ -19,6 +19,7 @@ pub mod exit;
 mod explain;
 mod health;
 mod human;
+mod migrate;
 mod plan;
 mod run;
 mod show;
@@ -93,6 +94,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Health(options) => health::run(&settings, &options),
         Command::ApelSync(options) => apel_sync::run(&settings, &options),
         Command::Apel(command) => apel::run(&settings, &command),
+        Command::Migrate(options) => migrate::run(&settings, &options),
         Command::Shutdown(options) => shutdown::run(&settings, &options),
         Command::Demo(options) => run::demo(options),
     }

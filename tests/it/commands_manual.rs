@@ -80,7 +80,7 @@ fn every_command_and_option_has_its_place_in_a_page_and_no_other_has() {
 
 #[test]
 fn pages_of_commands_are_well_formed() {
-    let commands = ["apel", "events", "explain", "health", "status"];
+    let commands = ["apel", "events", "explain", "health", "migrate", "status"];
     for command in commands.map(|command| page(&format!("vcycled-{command}"))) {
         let linted = Command::new("mandoc")
             .args(["-T", "lint", "-W", "warning"])

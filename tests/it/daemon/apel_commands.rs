@@ -97,6 +97,8 @@ fn what_the_daemon_writes_is_listed_shown_and_sent_again_once() {
             "{shown:?}"
         );
     }
+    let fields = factory.run(&["apel", "show", "--json", &name]).json();
+    assert_eq!(fields["fields"]["NodeCount"], "1", "all of them");
     let dry = factory.run(&["apel", "resend", &name]);
     assert_eq!(dry.code, Some(0), "{dry:?}");
     assert!(dry.out.contains("would be queued again"), "{dry:?}");

@@ -17,6 +17,7 @@ mod health;
 mod heartbeats;
 mod kept;
 mod life;
+mod migrate;
 mod pipes;
 mod placing;
 mod plan;
