@@ -43,6 +43,7 @@
 //! | [`vacmon`] | what monitoring services are told, over UDP | config, decide, telemetry |
 //! | [`server`] | HTTPS for the machines: features out, heartbeats and messages in | state, model |
 //! | [`daemon`] | the driver and the tasks of the spaces | all of these |
+//! | [`migrate`] | takes over the state directories of older versions | account, config, state, model |
 //! | [`cli`] | the command line | daemon |
 //!
 //! Commands beside a running daemon tell it something through [`state::order`] and nothing else, and
@@ -73,6 +74,7 @@ pub mod daemon;
 pub mod decide;
 pub mod events;
 pub mod images;
+pub mod migrate;
 pub mod model;
 pub mod observe;
 pub mod pipes;

@@ -6,30 +6,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use chrono::{Datelike, Days, Months, NaiveDate};
 
+use super::message::{self, Key, is_digits, list};
 use crate::model::{Seconds, Timestamp};
-use crate::state::{Layout, StateError, disk};
+use crate::state::{Layout, StateError};
 
-/// A record is a few hundred bytes; a file longer than this is something else.
-const LONGEST_FILE: u64 = 1 << 20;
 /// Older versions named a directory by when a record was written and not by when its machine had
 /// ended: records of a month are looked for in so many days after it, too.
 const DAYS_AFTER: Days = Days::new(7);
 /// In so much of a month the one before is still counted: machines that ended at its end are found
 /// out about later, and a server that is told no new count shows the old one as wrong.
 const STILL_LAST_MONTH: Seconds = Seconds::new(7 * 86_400);
-/// Threads that read side by side: a disk that has to be waited for is waited for by all of them.
-const READERS: usize = 4;
-/// How many names are tried for the message, and how often when a sender that tidies up its queue
-/// removes the directory of the day.
-const TRIES: u32 = 16;
 
 /// A month of a year, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,15 +98,6 @@ pub struct Tally {
     pub skipped: Vec<(PathBuf, String)>,
 }
 
-/// What is looked at of one record.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Record {
-    site: String,
-    submit_host: String,
-    local_job_id: String,
-    end: u64,
-}
-
 /// Counts the records of machines that ended in these months.
 ///
 /// # Errors
@@ -123,17 +105,7 @@ struct Record {
 pub fn count(layout: &Layout, months: &[Month]) -> Result<Tally, StateError> {
     let mut tally = Tally::default();
     let files = files(layout, months)?;
-    let share = files.len().div_ceil(READERS).max(1);
-    let read: Vec<(PathBuf, Result<Vec<Record>, String>)> = std::thread::scope(|scope| {
-        let readers: Vec<_> = files
-            .chunks(share)
-            .map(|files| scope.spawn(|| files.iter().map(|path| read(path)).collect::<Vec<_>>()))
-            .collect();
-        let joined = readers.into_iter().map(|reader| reader.join());
-        let results =
-            joined.flat_map(|read| read.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        files.iter().cloned().zip(results).collect()
-    });
+    let read = message::read_all(&files, read);
     // A server keeps one record of each machine and end, however often it comes.
     let mut known = HashSet::new();
     for (path, records) in read {
@@ -150,14 +122,15 @@ pub fn count(layout: &Layout, months: &[Month]) -> Result<Tally, StateError> {
 }
 
 impl Tally {
-    fn add(&mut self, record: Record, months: &[Month], known: &mut HashSet<Record>) {
-        let month = Month::of(Timestamp::from_unix(record.end));
+    fn add(&mut self, record: Counted, months: &[Month], known: &mut HashSet<Counted>) {
+        let (key, submit_host) = &record;
+        let month = Month::of(Timestamp::from_unix(key.end));
         let Some(month) = month.filter(|month| months.contains(month)) else {
             return;
         };
         let group = Group {
-            site: record.site.clone(),
-            submit_host: record.submit_host.clone(),
+            site: key.site.clone(),
+            submit_host: submit_host.clone(),
             month,
         };
         if known.insert(record) {
@@ -188,102 +161,18 @@ fn files(layout: &Layout, months: &[Month]) -> Result<Vec<PathBuf>, StateError> 
     Ok(found)
 }
 
-fn list(directory: &Path) -> Result<Vec<PathBuf>, StateError> {
-    let failed = |source| StateError::Io {
-        action: "list",
-        path: directory.to_owned(),
-        source,
-    };
-    match fs::read_dir(directory) {
-        Ok(entries) => entries
-            .map(|entry| Ok(entry.map_err(failed)?.path()))
-            .collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(failed(error)),
-    }
-}
+/// What is counted of one record: what a server knows it by, and its submit host.
+type Counted = (Key, String);
 
-fn is_digits(name: &str, count: usize) -> bool {
-    name.len() == count && name.bytes().all(|b| b.is_ascii_digit())
-}
-
-fn read(path: &Path) -> Result<Vec<Record>, String> {
+fn read(path: &Path) -> Result<Vec<Counted>, String> {
     let name = path.file_name().and_then(|name| name.to_str());
     if !name.is_some_and(|name| is_digits(name, 14)) {
         return Err("its name is not that of a record, 14 digits".to_owned());
     }
-    // A named pipe would be waited for, and a link may lead anywhere.
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let opened = File::options()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path);
-    let file = opened.map_err(|error| format!("cannot be opened: {error}"))?;
-    let mut bytes = Vec::new();
-    let is_file = file.metadata().is_ok_and(|found| found.is_file());
-    if !is_file {
-        return Err("is not a regular file".to_owned());
-    }
-    file.take(LONGEST_FILE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > LONGEST_FILE) {
-        return Err(format!("is longer than {LONGEST_FILE} bytes"));
-    }
-    let text = std::str::from_utf8(&bytes).map_err(|_| "is not text".to_owned())?;
-    parse(text)
-}
-
-/// The records of one `APEL-individual-job-message`. Some versions put several into one.
-fn parse(text: &str) -> Result<Vec<Record>, String> {
-    let mut lines = text.lines();
-    if !lines
-        .next()
-        .is_some_and(|first| first.starts_with("APEL-individual-job-message: v"))
-    {
-        return Err("does not begin with APEL-individual-job-message".to_owned());
-    }
-    let mut records = Vec::new();
-    let mut fields: BTreeMap<&str, &str> = BTreeMap::new();
-    for line in lines {
-        if line.trim_end() == "%%" {
-            records.push(record(&fields)?);
-            fields.clear();
-        } else if let Some((name, value)) = line.split_once(':') {
-            fields.insert(name.trim(), value.trim());
-        } else if !line.trim().is_empty() {
-            return Err(format!(
-                "has a line that is no field: {:?}",
-                shortened(line)
-            ));
-        }
-    }
-    if !fields.is_empty() || records.is_empty() {
-        return Err("is cut off: its last line is not %%".to_owned());
-    }
-    Ok(records)
-}
-
-fn shortened(line: &str) -> String {
-    line.chars().take(40).collect()
-}
-
-fn record(fields: &BTreeMap<&str, &str>) -> Result<Record, String> {
-    let field = |name: &str| {
-        let value = fields.get(name).copied().filter(|value| !value.is_empty());
-        value
-            .map(str::to_owned)
-            .ok_or_else(|| format!("has no {name}"))
-    };
-    let end = field("EndTime")?;
-    Ok(Record {
-        site: field("Site")?,
-        submit_host: field("SubmitHost")?,
-        local_job_id: field("LocalJobId")?,
-        end: end
-            .parse()
-            .map_err(|_| format!("its EndTime is no Unix time: {:?}", shortened(&end)))?,
-    })
+    let records = message::parse_jobs(&message::read_text(path)?)?.into_iter();
+    Ok(records
+        .map(|record| (record.key, record.submit_host))
+        .collect())
 }
 
 /// The text of the message, a block for each group.
@@ -302,60 +191,6 @@ pub fn message<'a>(groups: impl IntoIterator<Item = (&'a Group, &'a u64)>) -> St
         ));
     }
     text
-}
-
-/// Puts a message into the queue of what is to be sent, beside a daemon that does the same. It
-/// grows under a name that senders pass over, and gets one that nothing has.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn queue(layout: &Layout, message: &str, now: Timestamp) -> Result<PathBuf, StateError> {
-    let (day, time) = now.to_chrono().map_or_else(
-        || ("99991231".to_owned(), "235959".to_owned()),
-        |now| {
-            let text = |format| now.format(format).to_string();
-            (text("%Y%m%d"), text("%H%M%S"))
-        },
-    );
-    let directory = layout.apel_outgoing().join(day);
-    let number = super::spool::number(message.as_bytes());
-    let mut path = directory.clone();
-    let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
-    for attempt in 0..TRIES {
-        let name = (number + u64::from(attempt)) % 100_000_000;
-        path = directory.join(format!("{time}{name:08}"));
-        match put(layout, &directory, &path, message) {
-            Ok(()) => return Ok(path),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
-                ) =>
-            {
-                last = error;
-            }
-            Err(source) => {
-                last = source;
-                break;
-            }
-        }
-    }
-    Err(StateError::Io {
-        action: "write",
-        path,
-        source: last,
-    })
-}
-
-fn put(layout: &Layout, directory: &Path, path: &Path, message: &str) -> io::Result<()> {
-    let disk = layout.disk();
-    disk.create_dir_all(directory)?;
-    let growing = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = disk
-        .create_synced(&growing, message.as_bytes(), disk::PUBLIC)
-        .and_then(|()| disk.link(&growing, path));
-    disk.discard(&growing);
-    written
 }
 
 #[cfg(test)]
@@ -464,10 +299,10 @@ mod tests {
                 "is no field: \"junk\"",
             ),
         ] {
-            let found = parse(text).unwrap_err();
+            let found = message::parse_jobs(text).unwrap_err();
             assert!(found.contains(why), "{found}, not {why}");
         }
-        assert_eq!(parse(RECORD).unwrap().len(), 1);
+        assert_eq!(message::parse_jobs(RECORD).unwrap().len(), 1);
     }
 
     #[test]
@@ -480,13 +315,15 @@ mod tests {
         let end = Timestamp::from_unix(1_764_547_199);
         let times = (Timestamp::from_unix(1_764_500_000), end);
         let text = apel::record(&space, None, &files, &factory, times).to_message();
-        let expected = Record {
+        let records = message::parse_jobs(&text).unwrap();
+        assert_eq!(records.len(), 1);
+        let expected = Key {
             site: "example.org".to_owned(),
-            submit_host: "example.org/vcycle-f.example.org".to_owned(),
             local_job_id: "vcycle-a-aaaaaaaaaa".to_owned(),
             end: end.unix(),
         };
-        assert_eq!(parse(&text), Ok(vec![expected]));
+        assert_eq!(records[0].key, expected);
+        assert_eq!(records[0].submit_host, "example.org/vcycle-f.example.org");
     }
 
     proptest! {
@@ -494,33 +331,12 @@ mod tests {
         fn damage_of_any_kind_is_survived(
             text in any::<String>(), cut in 0usize..200, junk in "[\\PC:\n%]{0,40}"
         ) {
-            let _any = parse(&text);
+            let _any = message::parse(&text);
             let cut = RECORD.len().min(cut);
             let damaged = format!("{}{junk}{}", &RECORD[..cut], &RECORD[cut..]);
-            for record in parse(&damaged).unwrap_or_default() {
-                prop_assert!(!record.site.is_empty() && !record.submit_host.is_empty());
+            for record in message::parse_jobs(&damaged).unwrap_or_default() {
+                prop_assert!(!record.key.site.is_empty() && !record.submit_host.is_empty());
             }
-        }
-    }
-
-    #[test]
-    fn a_message_takes_no_name_that_is_there() {
-        let (_dir, layout) = archive(&[]);
-        let now = Timestamp::from_unix(1_764_547_199);
-        let first = queue(&layout, "one", now).unwrap();
-        let second = queue(&layout, "one", now).unwrap();
-        assert_ne!(first, second);
-        let directory = first.parent().unwrap();
-        assert!(
-            directory.ends_with("apel-outgoing/20251130"),
-            "{directory:?}"
-        );
-        let mut names: Vec<_> = list(directory).unwrap();
-        names.sort();
-        assert_eq!(names.len(), 2, "nothing that grew is left: {names:?}");
-        for path in names {
-            let name = path.file_name().unwrap().to_str().unwrap();
-            assert!(is_digits(name, 14) && name.starts_with("235959"), "{name}");
         }
     }
 }

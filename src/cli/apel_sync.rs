@@ -5,6 +5,7 @@ use std::io::Write;
 
 use super::args::ApelSyncOptions;
 use super::exit::{Exit, Failure};
+use crate::account::queue;
 use crate::account::sync::{self, Group, Month};
 use crate::config;
 use crate::daemon::Settings;
@@ -55,7 +56,7 @@ pub fn run(settings: &Settings, options: &ApelSyncOptions) -> Result<(), Failure
     if sites.is_empty() {
         eprintln!("vcycled: no space has a gocdb_sitename; the message is not queued");
     } else {
-        let path = sync::queue(&layout, &message, now).map_err(io)?;
+        let path = queue::add(&layout, &message, now).map_err(io)?;
         eprintln!("vcycled: queued as {}", path.display());
     }
     std::io::stdout()

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use super::check::CheckFormat;
 use super::completions::Shell;
 use super::examples;
+use crate::account::ledger::Range;
 use crate::account::sync::Month;
 use crate::events::Place;
 use crate::model::{FactoryName, MachineName, MachinetypeName, Seconds, SpaceName, Timestamp};
@@ -123,6 +124,11 @@ pub enum Command {
     Shutdown(ShutdownOptions),
     /// Count accounting records, for the accounting server.
     ApelSync(ApelSyncOptions),
+    /// List the accounting records, show one, or send one again.
+    #[command(subcommand)]
+    Apel(ApelCommand),
+    /// Say what there is of GridPP's Vcycle, and take it over with the machines that run.
+    Migrate(MigrateOptions),
     /// See it work: two spaces on embedded clouds, for about a minute.
     Demo(DemoOptions),
     /// Print the completion for a shell.
@@ -334,6 +340,109 @@ pub struct ApelSyncOptions {
     /// one before].
     #[arg(value_name = "YYYYMM")]
     pub month: Option<Month>,
+}
+
+/// What to do with accounting records.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ApelCommand {
+    /// List the records that wait to be sent and those in the archive.
+    List(ApelListOptions),
+    /// Show one record whole.
+    Show(ApelShowOptions),
+    /// Put records of the archive into the outgoing queue again.
+    Resend(ApelResendOptions),
+}
+
+/// Whose ends are meant.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ApelRange {
+    /// Only of machines that ended from then on: a length of time such as 90s, 15m, 2h, 3d ago,
+    /// Unix seconds, or a time such as 2026-11-21T18:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub since: Option<Timestamp>,
+    /// Only of machines that ended by then.
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub until: Option<Timestamp>,
+}
+
+impl ApelRange {
+    /// As a range.
+    pub const fn range(self) -> Range {
+        Range {
+            since: self.since,
+            until: self.until,
+        }
+    }
+}
+
+/// Options of `apel list`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = examples::APEL_LIST)]
+pub struct ApelListOptions {
+    /// From when until when.
+    #[command(flatten)]
+    pub range: ApelRange,
+    /// Only of this space.
+    #[arg(long, value_name = "SPACE")]
+    pub space: Option<SpaceName>,
+    /// Only of this machine.
+    #[arg(long, value_name = "MACHINE")]
+    pub machine: Option<MachineName>,
+    /// Only what is in the outgoing queue.
+    #[arg(long)]
+    pub waiting: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `apel show`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = examples::APEL_SHOW)]
+pub struct ApelShowOptions {
+    /// The name of the record, such as 20261121/18000012345678, its machine, or its LocalJobId.
+    #[arg(value_name = "RECORD")]
+    pub record: String,
+    /// Print one JSON object for each record.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `apel resend`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = examples::APEL_RESEND)]
+#[command(group(clap::ArgGroup::new("which").required(true).multiple(true)
+    .args(["records", "since", "until", "space"])))]
+pub struct ApelResendOptions {
+    /// The records: names, machines or LocalJobIds [default: all that the options leave].
+    #[arg(value_name = "RECORD")]
+    pub records: Vec<String>,
+    /// From when until when.
+    #[command(flatten)]
+    pub range: ApelRange,
+    /// Only of this space.
+    #[arg(long, value_name = "SPACE")]
+    pub space: Option<SpaceName>,
+    /// Do it; without this it is only said what would be done.
+    #[arg(long)]
+    pub apply: bool,
+}
+
+/// Options of `migrate`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = examples::MIGRATE)]
+pub struct MigrateOptions {
+    /// Do it; without this it is only said what would be done.
+    #[arg(long)]
+    pub apply: bool,
+    /// When the old daemon last completed a cycle [default: as its files say]: a length of time such
+    /// as 10m ago, Unix seconds, or a time such as 2026-11-21T18:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub last_cycle: Option<Timestamp>,
+    /// Where the old daemon writes its process number [default: /var/run/vcycled.pid, for the default
+    /// state directory].
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
 }
 
 /// Options of `demo`.

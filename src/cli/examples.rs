@@ -71,6 +71,25 @@ pub(super) const APEL_SYNC: &str = "Examples:
 The count goes to standard output, and to apel-outgoing in the state
 directory when a space has a gocdb_sitename.";
 
+pub(super) const APEL_LIST: &str = "Examples:
+  vcycled apel list --waiting   what has not been sent yet
+  vcycled apel list --since 7d --space example.org
+  vcycled apel list --json | jq '.records | map(.wall_seconds) | add'";
+
+pub(super) const APEL_SHOW: &str = "Examples:
+  vcycled apel show vcycle-atlas-k3j9x0q2ab
+  vcycled apel show 20261121/18000012345678";
+
+pub(super) const APEL_RESEND: &str = "Examples:
+  vcycled apel resend --since 7d --space example.org
+                                what would be sent again?
+  vcycled apel resend --apply 20261121/18000012345678
+                                send it again";
+
+pub(super) const MIGRATE: &str = "Examples:
+  vcycled migrate               what is there, and what would be done?
+  vcycled migrate --apply       do it; the old daemon must have been stopped";
+
 pub(super) const DEMO: &str = "Examples:
   vcycled demo                  a minute, sixty times as fast as real clouds
   vcycled demo --faults         on clouds on a bad day

@@ -1,5 +1,5 @@
 //! The command line: `vcycled [run] | check | plan | status | explain | health | shutdown |
-//! apel-sync | demo | completions`.
+//! apel-sync | apel | migrate | demo | completions`.
 //!
 //! Commands that show what the daemon does ask it over its local socket ([`crate::daemon::admin`]),
 //! and read the state directory when none runs.
@@ -7,6 +7,7 @@
 //! Arguments, the environment and the host's name are read here and nowhere below. Every expected
 //! failure has a code in [`exit`].
 
+mod apel;
 mod apel_sync;
 pub mod args;
 mod ask;
@@ -20,6 +21,7 @@ pub mod exit;
 mod explain;
 mod health;
 mod human;
+mod migrate;
 mod owner;
 mod plan;
 mod run;
@@ -97,6 +99,8 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Events(options) => events::run(&settings, &options),
         Command::Health(options) => health::run(&settings, &options),
         Command::ApelSync(options) => apel_sync::run(&settings, &options),
+        Command::Apel(command) => apel::run(&settings, &command),
+        Command::Migrate(options) => migrate::run(&settings, &options),
         Command::Shutdown(options) => shutdown::run(&settings, &options),
         Command::Demo(options) => run::demo(options),
         Command::Completions(options) => print(&completions::script(options.shell)),

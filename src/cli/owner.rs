@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command as Process;
 
-use super::args::{Arguments, Command};
+use super::args::{ApelCommand, Arguments, Command};
 use super::exit::{Exit, Failure};
 
 /// What a command means for root.
@@ -29,7 +29,12 @@ enum Root {
 fn rule(arguments: &Arguments) -> Root {
     match &arguments.command {
         None | Some(Command::Run) => Root::MayNot,
-        Some(Command::Shutdown(_) | Command::ApelSync(_)) => Root::Becomes,
+        Some(
+            Command::Shutdown(_)
+            | Command::ApelSync(_)
+            | Command::Apel(ApelCommand::Resend(_))
+            | Command::Migrate(_),
+        ) => Root::Becomes,
         // A file that is not in its place yet may be where only root can read it.
         Some(Command::Check(_)) if arguments.has_usual_sources() => Root::Becomes,
         Some(
@@ -39,6 +44,7 @@ fn rule(arguments: &Arguments) -> Root {
             | Command::Explain(_)
             | Command::Events(_)
             | Command::Health(_)
+            | Command::Apel(ApelCommand::List(_) | ApelCommand::Show(_))
             | Command::Demo(_)
             | Command::Completions(_),
         ) => Root::Stays,

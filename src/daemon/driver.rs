@@ -20,6 +20,7 @@ use crate::blocking;
 use crate::config::{self, Config};
 use crate::events::{Entry, Event, EventLog, Writing};
 use crate::images;
+use crate::migrate;
 use crate::model::{MachineFiles, SpaceName, Timestamp};
 use crate::pipes;
 use crate::state::{Layout, StateError, Store};
@@ -92,6 +93,16 @@ fn load_machines(
 ) -> Result<BTreeMap<SpaceName, Vec<MachineFiles>>, StateError> {
     let loaded = store.load_machines()?;
     unread.note(loaded.unread);
+    let without_manager = loaded
+        .machines
+        .iter()
+        .filter(|files| files.manager.is_none());
+    let older = without_manager.count();
+    if older > 0 || migrate::has_shared_machines(store.layout()) {
+        warn!(
+            "here are machines of an older version of Vcycle ({older} of them in machines/), which may not be able to write their heartbeats: stop this daemon and see vcycled migrate"
+        );
+    }
     let mut machines: BTreeMap<SpaceName, Vec<MachineFiles>> = BTreeMap::new();
     for files in loaded.machines {
         machines.entry(files.space.clone()).or_default().push(files);

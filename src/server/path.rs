@@ -76,11 +76,12 @@ impl Target {
             .filter(|part| !part.is_empty())
             .map(decode)
             .collect::<Result<Vec<_>, _>>()?;
-        let (machine, directory, file) = match parts.as_slice() {
-            [top, machine, directory] if top == "machines" => (machine, directory, None),
-            [top, machine, directory, file] if top == "machines" => {
-                (machine, directory, Some(file))
-            }
+        let Some((top, rest)) = parts.split_first() else {
+            return Err(Refusal::not_found());
+        };
+        let (machine, directory, file) = match without_space(rest) {
+            [machine, directory] if top == "machines" => (machine, directory, None),
+            [machine, directory, file] if top == "machines" => (machine, directory, Some(file)),
             _ => return Err(Refusal::not_found()),
         };
         let machine = MachineName::new(machine.as_str()).map_err(|_| Refusal::not_found())?;
@@ -98,6 +99,22 @@ impl Target {
             directory,
             leaf,
         })
+    }
+}
+
+/// VMs that Vcycle 03 made were told URLs with the name of their space before that of the machine.
+fn without_space(parts: &[String]) -> &[String] {
+    match parts {
+        [space, rest @ ..]
+            if MachineName::new(space.as_str()).is_err()
+                && SpaceName::new(space.as_str()).is_ok()
+                && rest
+                    .first()
+                    .is_some_and(|name| MachineName::new(name.as_str()).is_ok()) =>
+        {
+            rest
+        }
+        _ => parts,
     }
 }
 
@@ -182,6 +199,8 @@ mod tests {
                 leaf,
             };
             assert_eq!(found, expected, "{end}");
+            let with_space = format!("/machines/vcycle01.example.org/{MACHINE}/{end}");
+            assert_eq!(Target::parse(&with_space).unwrap(), expected, "{end}");
         }
     }
 
@@ -200,6 +219,10 @@ mod tests {
             ("/machines/MACHINE/joboutputs/../user_data", 404),
             ("/machines/../machines/MACHINE/joboutputs/x", 404),
             ("/machines/other/joboutputs/x", 404),
+            ("/machines/UPPER/MACHINE/joboutputs/x", 404),
+            ("/machines/a/b/MACHINE/joboutputs/x", 404),
+            ("/machines/MACHINE/MACHINE/joboutputs/x", 404),
+            ("/machines/example.org/other/joboutputs/x", 404),
             ("/machines/MACHINE/joboutputs/..", 400),
             ("/machines/MACHINE/joboutputs/%2e%2e", 400),
             ("/machines/MACHINE/joboutputs/%252e", 400),

@@ -218,6 +218,16 @@ impl Layout {
         self.root.join("tmp")
     }
 
+    /// What `vcycled migrate` has changed of machines that an older version made, by machine.
+    pub fn migrated(&self) -> PathBuf {
+        self.root.join("migrated")
+    }
+
+    /// Is there while a migration has begun and has not ended.
+    pub fn migration_begun(&self) -> PathBuf {
+        self.migrated().join("begun")
+    }
+
     /// The local socket of the running daemon.
     pub fn socket(&self) -> PathBuf {
         self.root.join("vcycled.sock")

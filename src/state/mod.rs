@@ -122,8 +122,27 @@ impl Store {
     /// and syncs all that the daemon before left there.
     ///
     /// # Errors
-    /// When the directory cannot be made or written, or another daemon holds it.
+    /// When the directory cannot be made or written, another daemon holds it, or a migration was
+    /// begun in it and has not ended.
     pub fn open(layout: impl Into<Layout>) -> Result<Self, StateError> {
+        let store = Self::open_to_migrate(layout)?;
+        let begun = store.layout.migration_begun();
+        match begun.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(store),
+            Err(error) => Err(error).context("look at", &begun),
+            Ok(_) => Err(StateError::Damaged {
+                path: begun,
+                what: "a migration was begun and has not ended; vcycled migrate --apply goes on with it"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    /// The same for `vcycled migrate`.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or written, or a daemon holds it.
+    pub fn open_to_migrate(layout: impl Into<Layout>) -> Result<Self, StateError> {
         let layout = layout.into();
         let disk = layout.disk();
         for dir in [layout.root().to_owned(), layout.machines(), layout.spaces()] {
@@ -294,7 +313,10 @@ impl Store {
 
 /// Reads a small file that need not be there. Symbolic links are not followed, and what is no file
 /// is refused: opening a named pipe would keep the daemon waiting for whoever writes to it.
-fn read_small(disk: &Disk, path: &Path) -> Result<Option<String>, StateError> {
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn read_small(disk: &Disk, path: &Path) -> Result<Option<String>, StateError> {
     use std::io::Read;
 
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;

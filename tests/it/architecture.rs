@@ -60,6 +60,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("account", &["config", "model", "state"]),
     ("events", &["blocking", "model", "state"]),
+    ("migrate", &["account", "config", "model", "state"]),
     (
         "record",
         &[

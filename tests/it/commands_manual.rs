@@ -30,17 +30,23 @@ fn described(page: &str) -> BTreeSet<String> {
 }
 
 /// The long options of a command, without those that all have.
-fn options(command: &clap::Command) -> BTreeSet<String> {
+fn own_options(command: &clap::Command) -> BTreeSet<String> {
     let all = command.get_arguments().filter_map(clap::Arg::get_long);
     let own = all.filter(|name| !OF_CLAP.contains(name));
     own.map(str::to_owned).collect()
+}
+
+/// The same, with those of the commands below it.
+fn options(command: &clap::Command) -> BTreeSet<String> {
+    let below = command.get_subcommands().flat_map(options);
+    own_options(command).into_iter().chain(below).collect()
 }
 
 #[test]
 fn every_command_and_option_has_its_place_in_a_page_and_no_other_has() {
     let program = Arguments::command();
     let main = text("vcycled").unwrap();
-    let mut of_main = options(&program);
+    let mut of_main = own_options(&program);
     for command in program.get_subcommands() {
         let name = command.get_name();
         assert!(main.contains(&format!("\n.It Cm {name}\n")), "{name}");
@@ -52,6 +58,10 @@ fn every_command_and_option_has_its_place_in_a_page_and_no_other_has() {
             // A page of its own has all options of the command, and is referred to.
             Some(own) => {
                 assert_eq!(described(&own), options(command), "vcycled-{name}.8");
+                for below in command.get_subcommands() {
+                    let below = below.get_name();
+                    assert!(own.contains(&format!(".It Cm {below}\n")), "{name} {below}");
+                }
                 assert!(main.contains(&format!(".Xr vcycled-{name} 8")), "{name}");
             }
             None => of_main.extend(options(command)),
@@ -70,7 +80,7 @@ fn every_command_and_option_has_its_place_in_a_page_and_no_other_has() {
 
 #[test]
 fn pages_of_commands_are_well_formed() {
-    let commands = ["status", "explain", "events", "health"];
+    let commands = ["apel", "events", "explain", "health", "migrate", "status"];
     for command in commands.map(|command| page(&format!("vcycled-{command}"))) {
         let linted = Command::new("mandoc")
             .args(["-T", "lint", "-W", "warning"])

@@ -2,6 +2,7 @@
 
 mod access;
 mod apel;
+mod apel_commands;
 mod client;
 mod clouds;
 mod configuration;
@@ -16,6 +17,7 @@ mod health;
 mod heartbeats;
 mod kept;
 mod life;
+mod migrate;
 mod pipes;
 mod placing;
 mod plan;

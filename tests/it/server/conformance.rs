@@ -153,6 +153,31 @@ const CASES: &[Case] = &[
         EMPTY,
         Status(405),
     ),
+    // As VMs were told that Vcycle 03 made.
+    case(
+        Who::Nobody,
+        "GET",
+        "S/jobfeatures/wall_limit_secs",
+        "",
+        Status(200),
+    ),
+    case(Who::Nobody, "GET", "S/jobfeatures/", "", Status(200)),
+    case(Who::Nobody, "GET", "S/jobfeatures", "", Status(301)),
+    case(
+        Who::Owner,
+        "PUT",
+        "S/joboutputs/from-03",
+        ALIVE,
+        Status(201),
+    ),
+    case(
+        Who::Nobody,
+        "PUT",
+        "S/joboutputs/from-03",
+        ALIVE,
+        Status(403),
+    ),
+    case(Who::Owner, "GET", "S/user_data", "", Status(404)),
     // What has no URL.
     case(Who::Owner, "GET", "/", "", Either(404, 403)),
     case(Who::Owner, "GET", "/machines/", "", Status(404)),
@@ -473,6 +498,7 @@ fn ask(world: &World, parties: &Parties, case: &Case, version: &str) -> Option<A
     let closed = format!("/machines/{CLOSED}/");
     let path = match case.path.split_once('/') {
         Some(("M", rest)) => machine + rest,
+        Some(("S", rest)) => machine.replace("/machines/", "/machines/example.org/") + rest,
         Some(("CLOSED", rest)) => closed + rest,
         Some(_) | None => case.path.to_owned(),
     };
