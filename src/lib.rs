@@ -46,7 +46,8 @@
 //! | [`cli`] | the command line | daemon |
 //!
 //! Commands beside a running daemon tell it something through [`state::order`] and nothing else, and
-//! ask it over its local socket, [`daemon::admin`].
+//! ask it over its local socket, [`daemon::admin`]. Monitoring systems and browsers ask it over HTTP,
+//! in `daemon::web`.
 //!
 //! What holds everywhere:
 //!

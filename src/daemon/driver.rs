@@ -14,6 +14,7 @@ use super::admin::AdminSocket;
 use super::https::HttpsServer;
 use super::joboutputs::Janitor;
 use super::unread::UnreadDirectories;
+use super::web::{AdminEndpoint, Questions};
 use super::{Board, Common, Control, DaemonError, DaemonStatus, Settings, Tick, space_task};
 use crate::act::userdata::Templates;
 use crate::blocking;
@@ -125,6 +126,9 @@ pub(super) struct Driver {
     tick: Tick,
     server: HttpsServer,
     socket: Option<AdminSocket>,
+    endpoint: AdminEndpoint,
+    /// Asks whether the driver comes round.
+    questions: Questions,
     writing: Option<Writing>,
     pipes: pipes::Keeper,
     /// Directories of spaces that have no task now.
@@ -166,8 +170,12 @@ impl Driver {
         let config = Arc::new(config);
         let now = settings.clock.now();
         board.begin(daemon_status(&settings, now));
-        board.config_loaded(now);
+        board.config_loaded(now, config.spaces.keys().cloned().collect());
         let socket = open_socket(&settings, &store, &board);
+        let (mut endpoint, questions) = AdminEndpoint::new(&settings, &store, &board);
+        endpoint
+            .tend(config.server.admin_listen, &mut repeats)
+            .await;
         let disk = store.layout().disk();
         let (events, writing) = EventLog::start(settings.events.clone(), disk);
         let tick = Tick {
@@ -194,6 +202,8 @@ impl Driver {
             tick,
             server,
             socket,
+            endpoint,
+            questions,
             writing,
             machines,
             unread,
@@ -241,6 +251,8 @@ impl Driver {
                 }
                 _ = ticker.tick() => self.tick().await,
                 Some(ended) = self.tasks.join_next_with_id() => self.space_ended(ended),
+                // The last: who asks all the time delays nothing.
+                () = self.questions.answer() => {}
             }
         }
     }
@@ -277,7 +289,8 @@ impl Driver {
                         warn!("{problem}");
                     }
                 }
-                self.common.board.config_loaded(now);
+                let spaces = config.spaces.keys().cloned().collect();
+                self.common.board.config_loaded(now, spaces);
                 if take(config, &mut next) || is_good_again {
                     self.tell(Event::ConfigReloaded {});
                 }
@@ -303,6 +316,8 @@ impl Driver {
         self.fetch_pipes();
         self.start_spaces().await;
         self.show_orphans();
+        let admin_listen = self.tick.config.server.admin_listen;
+        self.endpoint.tend(admin_listen, &mut self.repeats).await;
         let (store, repeats) = (&self.common.store, &mut self.repeats);
         self.janitor.tend(store, &self.tick.config, now, repeats);
     }
@@ -455,6 +470,7 @@ impl Driver {
             );
         }
         self.server.stop().await;
+        self.endpoint.stop().await;
         if let Some(socket) = self.socket.take() {
             socket.end();
         }
@@ -479,7 +495,7 @@ mod tests {
     /// A daemon for one space whose cloud is at `address`.
     fn settings(dir: &std::path::Path, address: &str) -> Settings {
         let text = format!(
-            "[server]\nlisten = none\n\
+            "[server]\nlisten = none\nadmin_listen = none\n\
              [space example.org]\napi = openstack\nurl = http://{address}/v3\n\
              cred_id = a\ncred_secret = b\nmax_machines = 1\n\
              [machinetype example.org a]\nflavor_name = one\nroot_image = image:i\n\

@@ -95,9 +95,14 @@ impl HttpsServer {
         (clock, interval): (&Clock, Seconds),
         repeats: &mut Repeats,
     ) {
-        if *wanted != self.config {
+        // The admin endpoint is another listener.
+        let wanted = ServerConfig {
+            admin_listen: self.config.admin_listen,
+            ..wanted.clone()
+        };
+        if wanted != self.config {
             self.stop().await;
-            self.config = wanted.clone();
+            self.config = wanted;
             self.hearing = Hearing::Elsewhere;
         }
         let now = clock.now();
@@ -187,7 +192,7 @@ mod tests {
             cert: dir.join("cert.pem"),
             key: dir.join("cert.pem"),
             ca_path: dir.to_owned(),
-            admin_listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            admin_listen: None,
             joboutputs_max_bytes: 1000,
             joboutputs_max_bytes_per_machine: 1000,
         }

@@ -1,6 +1,7 @@
 //! The daemon: one driver, one task for each space, one HTTPS server.
 //!
-//! A local socket ([`admin`]) tells commands what the [`Board`] shows.
+//! A local socket ([`admin`]) tells commands what the [`Board`] shows, and the admin endpoint (`web`)
+//! tells it to monitoring systems and browsers.
 //!
 //! The driver reads the configuration at every tick and hands it to the spaces; each space runs
 //! its own passes in its own task, so that a slow or dead cloud delays no other. A tick that comes
@@ -30,6 +31,7 @@ mod space_task;
 mod status;
 mod unread;
 mod vacmon;
+mod web;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -49,6 +49,9 @@ pub struct ConfigStatus {
     pub rejected: Option<Timestamp>,
     /// What is wrong with them.
     pub problems: Vec<String>,
+    /// The spaces that are configured, also before anything else is known of them.
+    #[serde(default)]
+    pub spaces: Vec<SpaceName>,
 }
 
 /// One space after its latest pass.
@@ -150,10 +153,11 @@ impl Board {
         self.0.send_modify(|status| status.daemon = Some(daemon));
     }
 
-    pub(super) fn config_loaded(&self, now: Timestamp) {
+    pub(super) fn config_loaded(&self, now: Timestamp, spaces: Vec<SpaceName>) {
         self.0.send_modify(|status| {
             status.config = ConfigStatus {
                 loaded: Some(now),
+                spaces,
                 ..ConfigStatus::default()
             };
         });

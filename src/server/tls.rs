@@ -343,7 +343,7 @@ mod tests {
             cert: host.to_owned(),
             key: host.to_owned(),
             ca_path: ca_path.to_owned(),
-            admin_listen: "127.0.0.1:0".parse().unwrap(),
+            admin_listen: None,
             joboutputs_max_bytes: 1,
             joboutputs_max_bytes_per_machine: 1,
         };

@@ -9,6 +9,7 @@ mod contextualization;
 mod crashes;
 pub mod disk;
 mod elsewhere;
+pub mod endpoint;
 mod events;
 mod explain;
 pub mod factory;
