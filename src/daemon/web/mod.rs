@@ -24,6 +24,7 @@
 mod guard;
 mod health;
 mod listen;
+mod metrics;
 mod reply;
 mod routes;
 mod stream;
@@ -40,6 +41,7 @@ use tracing::{error, info, warn};
 use super::Settings;
 use super::status::Board;
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::model::{Secret, WriteToken};
 use crate::rng::Seeds;
 use crate::state::{StateError, Store};
@@ -62,6 +64,10 @@ pub(super) struct Context {
     pub clock: Clock,
     /// Asks the driver whether it comes round.
     pub driver: mpsc::Sender<oneshot::Sender<()>>,
+    /// What has been counted.
+    pub metrics: Metrics,
+    /// Where records wait.
+    pub store: Arc<Store>,
     /// Places for answers that go on.
     pub streams: Arc<Semaphore>,
 }
@@ -95,7 +101,6 @@ pub(super) struct AdminEndpoint {
     wanted: Option<SocketAddr>,
     listening: Option<Listening>,
     context: Arc<Context>,
-    store: Arc<Store>,
     seeds: Seeds,
 }
 
@@ -113,19 +118,25 @@ enum EndpointError {
 
 impl AdminEndpoint {
     /// One that does not listen yet, and what its driver has to answer.
-    pub fn new(settings: &Settings, store: &Arc<Store>, board: &Board) -> (Self, Questions) {
+    pub fn new(
+        settings: &Settings,
+        store: &Arc<Store>,
+        board: &Board,
+        metrics: &Metrics,
+    ) -> (Self, Questions) {
         let (driver, asked) = mpsc::channel(reply::STREAMS);
         let context = Context {
             board: board.clone(),
             clock: settings.clock.clone(),
             driver,
+            metrics: metrics.clone(),
+            store: Arc::clone(store),
             streams: Arc::new(Semaphore::new(reply::STREAMS)),
         };
         let new = Self {
             wanted: None,
             listening: None,
             context: Arc::new(context),
-            store: Arc::clone(store),
             seeds: settings.host.seeds.clone(),
         };
         (new, Questions(asked))
@@ -171,10 +182,10 @@ impl AdminEndpoint {
             info!("the admin endpoint is at http://{address}/");
             Guard::of_this_host()
         } else {
-            let token = self.store.admin_token(&self.fresh_token())?;
+            let token = self.context.store.admin_token(&self.fresh_token())?;
             warn!(
                 "the admin endpoint is at http://{address}/, in clear and not only for this host: it asks everybody for the token in {}",
-                self.store.layout().admin_token().display()
+                self.context.store.layout().admin_token().display()
             );
             Guard::with_token(token.hash)
         };
@@ -199,7 +210,7 @@ impl AdminEndpoint {
 
     /// Takes over a token that an admin has changed or removed.
     fn renew(&self, guard: &Guard, repeats: &mut Repeats) {
-        match self.store.admin_token(&self.fresh_token()) {
+        match self.context.store.admin_token(&self.fresh_token()) {
             Ok(token) => {
                 repeats.is_over(TOKEN);
                 if guard.renew(token.hash) {

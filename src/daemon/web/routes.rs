@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::guard::Guard;
 use super::reply::{self, Body};
-use super::{Context, health, stream};
+use super::{Context, health, metrics, stream};
 use crate::blocking;
 use crate::daemon::admin;
 
@@ -21,6 +21,7 @@ vcycled
 
 /healthz           whether the daemon goes round
 /readyz            whether each space has been looked at
+/metrics           for Prometheus
 /v1/status         what vcycled status --json prints
 /v1/machines/NAME  one machine
 /v1/stream         events: when the status has changed";
@@ -54,6 +55,7 @@ async fn route(
         "/" => reply::text(StatusCode::OK, INDEX),
         "/healthz" => health::alive(context).await,
         "/readyz" => health::ready(&context.board.now()),
+        "/metrics" => metrics::scrape(asked.headers(), context).await,
         "/v1/stream" => stream::changes(context, stop),
         path if path.starts_with("/v1/") => told(asked, context).await,
         _ => reply::text(StatusCode::NOT_FOUND, "there is nothing here"),
