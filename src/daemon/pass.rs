@@ -1,6 +1,6 @@
 //! One pass over one space: observe, decide, act, record (SPEC 3).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tracing::{debug, error, info, warn};
@@ -9,6 +9,7 @@ use super::joboutputs::{self, Keeper};
 use super::leaks::LeakMemory;
 use super::machines::{MachineStatus, Messages};
 use super::shutdown;
+use super::status::Refusal;
 use super::vacmon::VacMonMemory;
 use super::{Common, Tick};
 use crate::act::{self, Actor, CreateError, CreateOutcome};
@@ -77,6 +78,8 @@ pub(super) struct Known {
     pub messages: Messages,
     /// What has happened and is still to be told.
     pub events: Vec<Event>,
+    /// The latest machines that could not be made.
+    pub refusals: BTreeMap<MachinetypeName, Refusal>,
     /// Machinetypes that are in a backoff.
     pub backing_off: BTreeSet<MachinetypeName>,
 }

@@ -163,6 +163,9 @@ impl SpaceTask {
         self.status.took = clock.now().since(self.status.began);
         self.status.disk_full = record::is_out_of_room(&self.known.repeats);
         self.status.totals = self.known.totals;
+        let configured = |machinetype: &_| config.machinetypes.contains_key(machinetype);
+        self.known.refusals.retain(|name, _| configured(name));
+        self.status.refusals = self.known.refusals.clone();
         self.status.leaks = self.known.leaks.status.clone();
         self.status.images = self.known.images.states(&config);
         self.common.board.put(&self.space, self.status.clone());

@@ -82,6 +82,9 @@ pub struct SpaceStatus {
     /// When that was decided.
     #[serde(default)]
     pub decided: Option<Timestamp>,
+    /// The latest machine of each machinetype that could not be made, also when others can be again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refusals: BTreeMap<MachinetypeName, Refusal>,
     /// What has happened since the daemon started.
     pub totals: Totals,
     /// Things on the cloud, beside machines, that bear our marks: in use, left over, removed.
@@ -91,6 +94,15 @@ pub struct SpaceStatus {
     /// Each machine that has a directory, ended ones included until those are removed.
     #[serde(default)]
     pub machines: Arc<Vec<MachineStatus>>,
+}
+
+/// A machine that could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// When.
+    pub at: Timestamp,
+    /// What was tried and what came of it.
+    pub error: String,
 }
 
 /// Trouble that ended passes early.
