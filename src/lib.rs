@@ -46,9 +46,9 @@
 //! | [`daemon`] | the driver and the tasks of the spaces | all of these |
 //! | [`cli`] | the command line | daemon |
 //!
-//! Commands beside a running daemon tell it something through [`state::order`] and nothing else, and
-//! ask it over its local socket, [`daemon::admin`]. Monitoring systems and browsers ask it over HTTP,
-//! in `daemon::web`.
+//! Commands beside a running daemon tell it something through [`state::order`] and, of what it logs,
+//! over its local socket, [`daemon::admin`], where they also ask it. Monitoring systems and browsers
+//! ask it over HTTP, in `daemon::web`.
 //!
 //! What holds everywhere:
 //!

@@ -9,6 +9,7 @@ use crate::account::sync::Month;
 use crate::events::Place;
 use crate::model::{FactoryName, MachineName, MachinetypeName, Seconds, SpaceName, Timestamp};
 use crate::state::layout::DEFAULT_ROOT;
+use crate::telemetry::{Format, LogLevel};
 
 /// A VM lifecycle manager: fills cloud projects with VMs by target shares, looks after them and
 /// accounts for them. Without a command it runs the daemon in the foreground.
@@ -62,6 +63,15 @@ pub struct Arguments {
     #[arg(long, global = true, hide = true, value_name = "BYTES", default_value_t = EVENT_LOG_BYTES,
           value_parser = clap::value_parser!(u64).range(1000..))]
     event_log_bytes: u64,
+    /// How the lines of the daemon's log look.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t
+    )]
+    pub log_format: Format,
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -109,6 +119,8 @@ pub enum Command {
     Events(EventsOptions),
     /// Say whether all is well, for a monitoring system: exit codes and figures as of Nagios plugins.
     Health(HealthOptions),
+    /// Change what the running daemon logs, until a reload or its end.
+    Log(LogOptions),
     /// Shut spaces down for a while, or cancel that, without editing the configuration.
     Shutdown(ShutdownOptions),
     /// Count the accounting records of a month, and queue the count for the accounting server.
@@ -216,6 +228,21 @@ pub struct HealthOptions {
     /// Critical when it is so old [default: 15 cycles, at least 900].
     #[arg(long, value_name = "SECONDS")]
     pub critical: Option<u64>,
+}
+
+/// Options of `log`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    vcycled log debug                       everything\n  \
+    vcycled log --space example.org debug   the cycles of one space\n  \
+    vcycled log --space example.org default")]
+pub struct LogOptions {
+    /// Only what the cycles of this space say.
+    #[arg(long, value_name = "SPACE")]
+    pub space: Option<SpaceName>,
+    /// The level; default is as the daemon was started.
+    #[arg(value_enum, value_name = "LEVEL")]
+    pub level: LogLevel,
 }
 
 /// Options of `events`.

@@ -1,5 +1,5 @@
-//! The command line: `vcycled [run] | check | plan | status | explain | health | shutdown |
-//! apel-sync | demo`.
+//! The command line: `vcycled [run] | check | plan | status | explain | events | health | log |
+//! shutdown | apel-sync | demo`.
 //!
 //! Commands that show what the daemon does ask it over its local socket ([`crate::daemon::admin`]),
 //! and read the state directory when none runs.
@@ -18,6 +18,7 @@ pub mod exit;
 mod explain;
 mod health;
 mod human;
+mod log;
 mod plan;
 mod run;
 mod show;
@@ -83,13 +84,14 @@ fn report(program: &str, outcome: Result<(), Failure>) -> ExitCode {
 fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     let settings = settings(&arguments)?;
     match arguments.command.unwrap_or(Command::Run) {
-        Command::Run => run::run(settings),
+        Command::Run => run::run(settings, arguments.log_format),
         Command::Check(options) => run_check(&settings, &options),
         Command::Plan(options) => plan::run(&settings, &options),
         Command::Status(options) => status::run(&settings, &options),
         Command::Explain(options) => explain::run(&settings, &options),
         Command::Events(options) => events::run(&settings, &options),
         Command::Health(options) => health::run(&settings, &options),
+        Command::Log(options) => log::run(&settings, &options),
         Command::ApelSync(options) => apel_sync::run(&settings, &options),
         Command::Shutdown(options) => shutdown::run(&settings, &options),
         Command::Demo(options) => run::demo(options),

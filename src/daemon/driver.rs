@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::model::{MachineFiles, SpaceName, Timestamp};
 use crate::pipes;
 use crate::state::{Layout, StateError, Store};
-use crate::telemetry::Repeats;
+use crate::telemetry::{Repeats, levels};
 
 /// How long work that is under way may take to end after a stop was asked for.
 const STOP_GRACE: Duration = Duration::from_secs(8);
@@ -247,6 +247,9 @@ impl Driver {
                 () = control.stop.cancelled() => return,
                 () = control.asked.notified() => control.answered.notify_one(),
                 () = control.wake.notified() => {
+                    if levels::reset() {
+                        info!("the log is as at the start again");
+                    }
                     info!("asked for a cycle now");
                     self.common.events.reopen();
                     self.pipes.forget_pauses();
