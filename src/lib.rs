@@ -28,6 +28,7 @@
 //! | [`model`] | names, units, times, machines: plain data | nothing |
 //! | [`clock`], [`rng`] | the only places that read the time and entropy | model |
 //! | [`blocking`] | where work that may block is done | nothing |
+//! | [`metrics`] | what is counted while it happens | model |
 //! | [`config`] | from files to typed, checked values; every problem with file and line | model |
 //! | [`state`] | the state directory; the only place that knows its names | model |
 //! | [`cloud`] | the seam to the clouds, and the adapters behind it | config, model, clock |
@@ -46,8 +47,9 @@
 //! | [`migrate`] | takes over the state directories of older versions | account, config, state, model |
 //! | [`cli`] | the command line | daemon |
 //!
-//! Commands beside a running daemon tell it something through [`state::order`] and nothing else, and
-//! ask it over its local socket, [`daemon::admin`].
+//! Commands beside a running daemon tell it something through [`state::order`] and, of what it logs,
+//! over its local socket, [`daemon::admin`], where they also ask it. Monitoring systems and browsers
+//! ask it over HTTP, in `daemon::web`.
 //!
 //! What holds everywhere:
 //!
@@ -74,6 +76,7 @@ pub mod daemon;
 pub mod decide;
 pub mod events;
 pub mod images;
+pub mod metrics;
 pub mod migrate;
 pub mod model;
 pub mod observe;

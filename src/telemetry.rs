@@ -1,10 +1,18 @@
 //! Logging: where it goes and how an error is written out.
 
+pub mod levels;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+
+use levels::{Levels, NoteSpaces};
 
 /// An error with everything that caused it, on one line: `a: b: c`.
 pub fn chain(error: &dyn Error) -> String {
@@ -39,9 +47,62 @@ pub fn has_colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && !is_set("NO_COLOR") && !dumb
 }
 
-/// Sends events to standard error: without times under systemd, which adds its own; with colours
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object in each line, which stands alone: with its time and its space.
+    Json,
+}
+
+/// A level that is asked for while the daemon runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogLevel {
+    /// What a person has to do something about.
+    Error,
+    /// And what is lived with.
+    Warn,
+    /// And what changes.
+    Info,
+    /// And how that comes about.
+    Debug,
+    /// And everything else.
+    Trace,
+    /// As the daemon was started.
+    Default,
+}
+
+impl LogLevel {
+    /// As it is written.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+            Self::Default => "default",
+        }
+    }
+
+    /// The level; `None` goes back.
+    pub const fn filter(self) -> Option<LevelFilter> {
+        match self {
+            Self::Error => Some(LevelFilter::ERROR),
+            Self::Warn => Some(LevelFilter::WARN),
+            Self::Info => Some(LevelFilter::INFO),
+            Self::Debug => Some(LevelFilter::DEBUG),
+            Self::Trace => Some(LevelFilter::TRACE),
+            Self::Default => None,
+        }
+    }
+}
+
+/// Sends events to standard error. Text has no times under systemd, which adds its own, and colours
 /// only where [`has_colours`] says so. `VCYCLE_LOG` takes a filter such as `debug` or `vcycle::server=debug`.
-pub fn start(filter: Option<&str>, under_systemd: bool) {
+pub fn start(filter: Option<&str>, under_systemd: bool, format: Format) {
     let wanted = filter.map(EnvFilter::try_new).transpose();
     let refused = wanted.as_ref().err().map(ToString::to_string);
     let filter_base = wanted
@@ -50,19 +111,31 @@ pub fn start(filter: Option<&str>, under_systemd: bool) {
         .unwrap_or_else(|| EnvFilter::new("info"));
     let filter = SECRETIVE.iter().filter_map(|quiet| quiet.parse().ok());
     let filter = filter.fold(filter_base, EnvFilter::add_directive);
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let (filter, handle) = reload::Layer::new(Levels::new(filter));
+    let shown = tracing_subscriber::fmt::layer::<Registry>()
         .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(has_colours(&std::io::stderr()));
-    // A second call, in a process that hosts several daemons for a test, changes nothing.
-    let started = if under_systemd {
-        builder.without_time().try_init()
-    } else {
-        builder.try_init()
+        .with_target(false);
+    let ansi = has_colours(&std::io::stderr());
+    let shown = match (format, under_systemd) {
+        (Format::Json, _) => shown
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .with_current_span(true)
+            .boxed(),
+        (Format::Text, true) => shown.with_ansi(ansi).without_time().boxed(),
+        (Format::Text, false) => shown.with_ansi(ansi).boxed(),
     };
-    if let Err(error) = started {
-        tracing::debug!(%error, "logging was already set up");
+    let cycles = filter_fn(|meta| meta.is_span() && meta.name() == levels::CYCLE);
+    let spaces = NoteSpaces.with_filter(cycles.with_max_level_hint(LevelFilter::INFO));
+    // A second call, in a process that hosts several daemons for a test, changes nothing.
+    let started = tracing_subscriber::registry()
+        .with(shown.with_filter(filter))
+        .with(spaces)
+        .try_init();
+    match started {
+        Ok(()) => levels::keep(handle),
+        Err(error) => tracing::debug!(%error, "logging was already set up"),
     }
     if let Some(error) = refused {
         tracing::warn!(%error, "VCYCLE_LOG cannot be understood; logging as without it");

@@ -149,7 +149,7 @@ def vcycled(site, program):
     conf = site.dir / "vcycle.conf"
     # A space on a cloud that does not answer: nothing happens to the machines.
     conf.write_text(
-        f"[server]\nlisten = 127.0.0.1:18443\ncert = {site.pki}/host.pem\n"
+        f"[server]\nlisten = 127.0.0.1:18443\nadmin_listen = none\ncert = {site.pki}/host.pem\n"
         f"key = {site.pki}/host.key\nca_path = {site.ca_path}\n"
         "[space bench.example.org]\napi = openstack\nurl = http://127.0.0.1:1/v3\n"
         "tenancy_name = t\nusername = u\npassword_base64 = eA==\nmax_machines = 1\n"

@@ -34,7 +34,10 @@ impl Site {
         fs::create_dir_all(dir.path().join("state/machines")).unwrap();
         let site = Self { dir };
         put(&site.path("user_data"), "#cloud-config\n");
-        put(&site.path("vcycle.conf"), "[server]\nlisten = none\n");
+        put(
+            &site.path("vcycle.conf"),
+            "[server]\nlisten = none\nadmin_listen = none\n",
+        );
         site
     }
 

@@ -12,6 +12,7 @@ use crate::account::sync::Month;
 use crate::events::Place;
 use crate::model::{FactoryName, MachineName, MachinetypeName, Seconds, SpaceName, Timestamp};
 use crate::state::layout::DEFAULT_ROOT;
+use crate::telemetry::{Format, LogLevel};
 
 /// Where the configuration is by default.
 const CONFIG: &str = "/etc/vcycle.conf";
@@ -67,6 +68,15 @@ pub struct Arguments {
     #[arg(long, global = true, hide = true, value_name = "BYTES", default_value_t = EVENT_LOG_BYTES,
           value_parser = clap::value_parser!(u64).range(1000..))]
     event_log_bytes: u64,
+    /// How the lines of the daemon's log look.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t
+    )]
+    pub log_format: Format,
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -120,6 +130,8 @@ pub enum Command {
     Events(EventsOptions),
     /// Say whether all is well, as a Nagios plugin does.
     Health(HealthOptions),
+    /// Change what the running daemon logs.
+    Log(LogOptions),
     /// Shut spaces down for a while, or cancel that.
     Shutdown(ShutdownOptions),
     /// Count accounting records, for the accounting server.
@@ -237,6 +249,18 @@ pub struct HealthOptions {
     /// Critical when it is so old [default: 15 cycles, at least 900].
     #[arg(long, value_name = "SECONDS")]
     pub critical: Option<u64>,
+}
+
+/// Options of `log`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = examples::LOG)]
+pub struct LogOptions {
+    /// Only what the cycles of this space say.
+    #[arg(long, value_name = "SPACE")]
+    pub space: Option<SpaceName>,
+    /// The level; default is as the daemon was started.
+    #[arg(value_enum, value_name = "LEVEL")]
+    pub level: LogLevel,
 }
 
 /// Options of `events`.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -34,6 +34,18 @@ pub enum Answer {
 /// # Errors
 /// When there is a daemon that may not be asked or does not answer.
 pub fn daemon(layout: &Layout, path: &str) -> Result<Answer, Failure> {
+    talk(layout, Method::GET, path)
+}
+
+/// Tells it to do what `path` says.
+///
+/// # Errors
+/// When there is a daemon that may not be told or does not answer.
+pub fn order(layout: &Layout, path: &str) -> Result<Answer, Failure> {
+    talk(layout, Method::PUT, path)
+}
+
+fn talk(layout: &Layout, method: Method, path: &str) -> Result<Answer, Failure> {
     let socket = layout.socket();
     let shown = socket.display();
     let failed =
@@ -42,8 +54,8 @@ pub fn daemon(layout: &Layout, path: &str) -> Result<Answer, Failure> {
         .enable_all()
         .build()
         .map_err(|error| failed(Exit::Internal, error.to_string()))?;
-    let asked =
-        runtime.block_on(async { tokio::time::timeout(PATIENCE, exchange(&socket, path)).await });
+    let asked = runtime
+        .block_on(async { tokio::time::timeout(PATIENCE, exchange(&socket, method, path)).await });
     match asked {
         Ok(Ok((StatusCode::OK, body))) => Ok(Answer::Told(body)),
         Ok(Ok((StatusCode::NOT_FOUND, _))) => Ok(Answer::Unknown),
@@ -75,14 +87,16 @@ fn is_nobody(error: &io::Error) -> bool {
     )
 }
 
-async fn exchange(socket: &Path, path: &str) -> io::Result<(StatusCode, Vec<u8>)> {
+async fn exchange(socket: &Path, method: Method, path: &str) -> io::Result<(StatusCode, Vec<u8>)> {
     let (_held, short) = socket_address(socket)?;
     let stream = UnixStream::connect(short).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;
     let talking = tokio::spawn(connection);
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(http::header::HOST, "vcycled")
         .body(Empty::<Bytes>::new())
         .map_err(io::Error::other)?;

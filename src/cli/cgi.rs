@@ -26,7 +26,8 @@ pub(super) fn run() -> Result<(), Failure> {
     let variables: Variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    telemetry::start(variables.get("VCYCLE_LOG").map(String::as_str), true);
+    let filter = variables.get("VCYCLE_LOG").map(String::as_str);
+    telemetry::start(filter, true, telemetry::Format::Text);
     let settings = settings(&variables)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

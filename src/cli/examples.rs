@@ -90,6 +90,12 @@ pub(super) const MIGRATE: &str = "Examples:
   vcycled migrate               what is there, and what would be done?
   vcycled migrate --apply       do it; the old daemon must have been stopped";
 
+pub(super) const LOG: &str = "Examples:
+  vcycled log debug             everything
+  vcycled log --space example.org debug
+                                the cycles of one space
+  vcycled log --space example.org default";
+
 pub(super) const DEMO: &str = "Examples:
   vcycled demo                  a minute, sixty times as fast as real clouds
   vcycled demo --faults         on clouds on a bad day

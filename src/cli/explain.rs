@@ -14,8 +14,8 @@ use super::plan::{self, Found};
 use super::status::{to_json, write};
 use super::{run, show, told};
 use crate::daemon::admin::Told;
-use crate::daemon::{Settings, SpaceStatus};
-use crate::decide::{self, Check, MachinetypeReport, Report};
+use crate::daemon::{Phase, Settings, SpaceStatus};
+use crate::decide::{self, Blocked, Check, MachinetypeReport, Report};
 use crate::model::{MachinetypeName, SpaceName, Timestamp};
 use crate::rng::Seed;
 
@@ -45,6 +45,11 @@ struct Explained<'a> {
     /// When the rules were applied; `None` before the first time.
     decided: Option<Timestamp>,
     conditions: Vec<Condition>,
+    /// When the next machine of the space ends at the latest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_end: Option<Timestamp>,
+    /// The machinetypes that are first in line for the next machine.
+    next_in_line: Vec<&'a MachinetypeName>,
     machinetypes: BTreeMap<&'a MachinetypeName, Kind<'a>>,
 }
 
@@ -86,6 +91,8 @@ pub fn run(settings: &Settings, options: &ExplainOptions) -> Result<(), Failure>
         now: told.now,
         decided: space.decided,
         conditions: conditions(told, space),
+        next_end: next_end(space),
+        next_in_line: next_in_line(&space.report),
         machinetypes: kinds(&space.report, options)?,
     };
     print(options, &explained, &space.report)
@@ -100,6 +107,8 @@ fn dry(options: &ExplainOptions, found: Found, conditions: Vec<Condition>) -> Re
         now,
         decided: Some(now),
         conditions,
+        next_end: None,
+        next_in_line: next_in_line(&plan.report),
         machinetypes: kinds(&plan.report, options)?,
     };
     print(options, &explained, &plan.report)
@@ -158,6 +167,46 @@ fn conditions(told: &Told, space: &SpaceStatus) -> Vec<Condition> {
     };
     all.push(Condition::new("disk", space.disk_full, disk));
     all
+}
+
+/// The first of the moments that machines were told to be down by.
+fn next_end(space: &SpaceStatus) -> Option<Timestamp> {
+    let machines = space.machines.iter();
+    let live = machines.filter(|machine| machine.phase != Phase::Ended);
+    live.filter_map(|machine| machine.shutdowntime).min()
+}
+
+/// Who gets the next machine that the space has room for: of those that only the space or the cycle
+/// keeps from having more, the one that has least of its share, or all that have equally little.
+fn next_in_line(report: &Report) -> Vec<&MachinetypeName> {
+    let all = report.machinetypes.iter();
+    let waiting = all.filter(|(_, kind)| match kind.stopped_by {
+        Blocked::SpaceMachines { .. }
+        | Blocked::SpaceProcessors { .. }
+        | Blocked::CycleCap { .. } => true,
+        Blocked::NoTargetShare
+        | Blocked::ShutdownTime { .. }
+        | Blocked::SuspectScan { .. }
+        | Blocked::NoLimitKnown
+        | Blocked::NoFlavor { .. }
+        | Blocked::Exhausted { .. }
+        | Blocked::Image { .. }
+        | Blocked::Unsupported { .. }
+        | Blocked::Backoff { .. }
+        | Blocked::Trial { .. }
+        | Blocked::Failing { .. }
+        | Blocked::MachinetypeMachines { .. }
+        | Blocked::MachinetypeProcessors { .. }
+        | Blocked::StartingProcessors { .. } => false,
+    });
+    let filled: Vec<(&MachinetypeName, f64)> = waiting
+        .map(|(name, kind)| (name, kind.weight / kind.target_share))
+        .collect();
+    let least = filled.iter().map(|(_, filled)| *filled).reduce(f64::min);
+    let first = filled
+        .into_iter()
+        .filter(|(_, filled)| Some(*filled) == least);
+    first.map(|(name, _)| name).collect()
 }
 
 fn kinds<'a>(
@@ -223,6 +272,18 @@ fn for_people(explained: &Explained<'_>, report: &Report, style: Style) -> Strin
         })
         .collect();
     text += &table(style, 2, &rows);
+    if let Some(end) = explained.next_end {
+        let at = moment(now, end);
+        text += &format!("  the next machine of the space ends at the latest {at}\n");
+    }
+    match explained.next_in_line.as_slice() {
+        [] => {}
+        [only] => text += &format!("  next in line by share: {only}\n"),
+        several => {
+            let names = joined(several.iter().copied());
+            text += &format!("  next in line by share, equally: {names}\n");
+        }
+    }
     let weights: f64 = report.machinetypes.values().map(|kind| kind.weight).sum();
     let targets: f64 = report
         .machinetypes

@@ -18,6 +18,10 @@ use crate::model::{Seconds, SpaceName};
 const LATE: (u64, Seconds) = (5, Seconds::new(300));
 const TOO_LATE: (u64, Seconds) = (15, Seconds::new(900));
 
+/// A certificate is to be renewed when it is good for no longer than so many seconds, and has to be
+/// when it is good for no longer than so many.
+const EXPIRES: (Seconds, Seconds) = (Seconds::new(14 * 86_400), Seconds::new(3 * 86_400));
+
 /// How bad something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Severity {
@@ -149,7 +153,33 @@ fn of_the_daemon(told: &Told) -> Vec<Finding> {
             config.problems.len()
         )));
     }
+    findings.extend(of_the_certificate(told));
     findings
+}
+
+fn of_the_certificate(told: &Told) -> Option<Finding> {
+    let expires = told.status.certificate_expires?;
+    let (warning, critical) = EXPIRES;
+    let left = expires.since(told.now);
+    if expires <= told.now {
+        let text = format!(
+            "the certificate of the HTTPS server ran out {}",
+            ago(told.now, expires)
+        );
+        return Some(Finding::critical(text));
+    }
+    let text = format!(
+        "the certificate of the HTTPS server runs out in {}, at {}",
+        length(left),
+        expires.to_rfc3339()
+    );
+    if left <= critical {
+        Some(Finding::critical(text))
+    } else if left <= warning {
+        Some(Finding::warning(text))
+    } else {
+        None
+    }
 }
 
 /// How old the latest complete scan is; of a space that has had none, since when one is waited for.
@@ -319,6 +349,25 @@ mod tests {
             daemon.started = Timestamp::from_unix(9_900);
         }
         assert_eq!(found(&told), None);
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_in_time() {
+        const DAY: u64 = 86_400;
+        let cases = [
+            (10_000, Some(Severity::Critical)),
+            (10_000 + 3 * DAY, Some(Severity::Critical)),
+            (10_001 + 3 * DAY, Some(Severity::Warning)),
+            (10_000 + 14 * DAY, Some(Severity::Warning)),
+            (10_001 + 14 * DAY, None),
+        ];
+        let mut told = told(|_| {});
+        assert_eq!(of_the_certificate(&told), None);
+        for (expires, expected) in cases {
+            told.status.certificate_expires = Some(Timestamp::from_unix(expires));
+            let found = of_the_certificate(&told).map(|finding| finding.severity);
+            assert_eq!(found, expected, "{expires}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The command line: `vcycled [run] | check | plan | status | explain | health | shutdown |
-//! apel-sync | apel | migrate | demo | completions`.
+//! The command line: `vcycled [run] | check | plan | status | explain | events | health | log |
+//! shutdown | apel-sync | apel | migrate | demo | completions`.
 //!
 //! Commands that show what the daemon does ask it over its local socket ([`crate::daemon::admin`]),
 //! and read the state directory when none runs.
@@ -21,6 +21,7 @@ pub mod exit;
 mod explain;
 mod health;
 mod human;
+mod log;
 mod migrate;
 mod owner;
 mod plan;
@@ -91,13 +92,14 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     let settings = settings(&arguments)?;
     let in_place = arguments.has_usual_sources();
     match arguments.command.unwrap_or(Command::Run) {
-        Command::Run => run::run(settings),
+        Command::Run => run::run(settings, arguments.log_format),
         Command::Check(options) => run_check(&settings, &options, in_place),
         Command::Plan(options) => plan::run(&settings, &options),
         Command::Status(options) => status::run(&settings, &options),
         Command::Explain(options) => explain::run(&settings, &options),
         Command::Events(options) => events::run(&settings, &options),
         Command::Health(options) => health::run(&settings, &options),
+        Command::Log(options) => log::run(&settings, &options),
         Command::ApelSync(options) => apel_sync::run(&settings, &options),
         Command::Apel(command) => apel::run(&settings, &command),
         Command::Migrate(options) => migrate::run(&settings, &options),

@@ -44,6 +44,7 @@ fn rule(arguments: &Arguments) -> Root {
             | Command::Explain(_)
             | Command::Events(_)
             | Command::Health(_)
+            | Command::Log(_)
             | Command::Apel(ApelCommand::List(_) | ApelCommand::Show(_))
             | Command::Demo(_)
             | Command::Completions(_),

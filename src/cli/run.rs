@@ -16,9 +16,10 @@ use crate::telemetry;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until it is told to end.
-pub fn run(settings: Settings) -> Result<(), Failure> {
+pub fn run(settings: Settings, format: telemetry::Format) -> Result<(), Failure> {
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
-    telemetry::start(std::env::var("VCYCLE_LOG").ok().as_deref(), under_systemd);
+    let filter = std::env::var("VCYCLE_LOG").ok();
+    telemetry::start(filter.as_deref(), under_systemd, format);
     to_its_end(runtime()?, async {
         let control = Control::default();
         let signals = Signals::install()?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::human::{Cell, Paint, Style, ago, length, moment, table};
+use super::human::{Cell, Paint, Style, ago, length, moment, printable, table};
 use super::told::Known;
 use crate::config::SpaceConfig;
 use crate::daemon::{MachineStatus, Phase, SpaceStatus};
@@ -98,6 +98,14 @@ fn of_space(
     let kinds = kinds(space, config);
     if !kinds.is_empty() {
         text += &table(style, 2, &machinetypes(&kinds, space, now));
+    }
+    for (machinetype, refusal) in &space.refusals {
+        let line = format!(
+            "{machinetype}: refused {}: {}",
+            ago(now, refusal.at),
+            printable(&refusal.error)
+        );
+        text += &format!("  {}\n", style.paint(Paint::Faint, &line));
     }
     let (machines, more) = machines(scene, space);
     if machines.len() > 1 {

@@ -72,6 +72,7 @@ fn from_files(settings: &Settings) -> Result<Known, Failure> {
     match &read.config {
         Some(config) => {
             status.config.loaded = Some(now);
+            status.config.spaces = config.spaces.keys().cloned().collect();
             for space in config.spaces.keys() {
                 of_spaces.entry(space.clone()).or_default();
             }
@@ -81,6 +82,7 @@ fn from_files(settings: &Settings) -> Result<Known, Failure> {
                 loaded: None,
                 rejected: Some(now),
                 problems: read.problems.iter().map(ToString::to_string).collect(),
+                ..ConfigStatus::default()
             }
         }
     }

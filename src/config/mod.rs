@@ -48,7 +48,7 @@ pub use space::{
 };
 
 use crate::model::{FactoryName, SpaceName};
-use read::{Findings, Later};
+use read::Findings;
 
 /// A complete, valid configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,9 +139,7 @@ fn judge(raw: &Raw, context: &Context, findings: Findings) -> (Option<Config>, V
         findings.add(Problem::error(what).with_help(Some(help)));
     }
     let config = sections::read(raw, context, &findings);
-    let (mut problems, later) = findings.into_parts();
-    problems.extend(later_warning(later));
-    (config, problems)
+    (config, findings.into_problems())
 }
 
 /// Withholds a configuration with errors, and puts the problems in order: by file and line, and
@@ -163,24 +161,4 @@ fn conclude(config: Option<Config>, mut problems: Vec<Problem>) -> (Option<Confi
         problems.push(Problem::warning(what));
     }
     (config.filter(|_| usable), problems)
-}
-
-/// One warning for everything that this version only checks.
-fn later_warning(mut later: Vec<Later>) -> Option<Problem> {
-    later.sort();
-    later.dedup();
-    let first = later.first()?.origin.clone();
-    let list: Vec<String> = later
-        .iter()
-        .take(MOST_PROBLEMS)
-        .map(|Later { origin, what }| match origin {
-            Some(origin) => format!("{what} ({origin})"),
-            None => what.clone(),
-        })
-        .collect();
-    let what = format!(
-        "checked, but without effect in this version: {}",
-        list.join(", ")
-    );
-    Some(Problem::warning(what).at(first.as_ref()))
 }

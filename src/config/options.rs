@@ -109,8 +109,6 @@ pub struct OptionSpec {
     pub deprecated: &'static [&'static str],
     /// The APIs that it belongs to; none means all.
     pub apis: &'static [ApiName],
-    /// Whether this version only checks it.
-    pub later: bool,
     /// What it means, in a few words.
     pub meaning: &'static str,
     shown: Shown,
@@ -151,11 +149,6 @@ impl OptionSpec {
         self
     }
 
-    const fn later(mut self) -> Self {
-        self.later = true;
-        self
-    }
-
     const fn secret(mut self) -> Self {
         self.shown = Shown::Secret;
         self
@@ -183,7 +176,6 @@ const fn option(
         aliases: &[],
         deprecated: &[],
         apis: &[],
-        later: false,
         shown: Shown::Plain,
     }
 }
@@ -291,7 +283,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option(Server, "cert", "file", Text("/etc/grid-security/vcycle.cert.pem"), "the host certificate"),
     option(Server, "key", "file", Text("/etc/grid-security/vcycle.key.pem"), "its key"),
     option(Server, "ca_path", "file", Text("/etc/grid-security/certificates"), "trusted CAs and CRLs"),
-    option(Server, "admin_listen", "address", Text("127.0.0.1:9280"), "the admin endpoint").later(),
+    option(Server, "admin_listen", "address", Text("127.0.0.1:9280"), "the admin endpoint"),
     option(Server, "joboutputs_max_bytes", "number", Text("104857600"), "largest file from a VM"),
     option(Server, "joboutputs_max_bytes_per_machine", "number", Text("1073741824"), "all files of a VM"),
 ];

@@ -20,16 +20,6 @@ const MOST_SUGGESTIONS: usize = 200;
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     problems: RefCell<Vec<Problem>>,
-    later: RefCell<Vec<Later>>,
-}
-
-/// Something in the configuration that has no effect in this version.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Later {
-    /// Where it stands.
-    pub origin: Option<Origin>,
-    /// What it is.
-    pub what: String,
 }
 
 impl Findings {
@@ -37,20 +27,13 @@ impl Findings {
         self.problems.borrow_mut().push(problem);
     }
 
-    pub fn add_later(&self, what: impl Into<String>, origin: Option<&Origin>) {
-        self.later.borrow_mut().push(Later {
-            origin: origin.cloned(),
-            what: what.into(),
-        });
-    }
-
     /// Whether one of the problems is an error.
     pub fn has_errors(&self) -> bool {
         self.problems.borrow().iter().any(Problem::is_error)
     }
 
-    pub fn into_parts(self) -> (Vec<Problem>, Vec<Later>) {
-        (self.problems.into_inner(), self.later.into_inner())
+    pub fn into_problems(self) -> Vec<Problem> {
+        self.problems.into_inner()
     }
 
     /// The candidate that somebody who wrote `word` probably meant.
@@ -301,9 +284,6 @@ impl<'a> Reader<'a> {
     }
 
     fn check_name(&self, spec: &OptionSpec, name: &str, raw: &RawValue) {
-        if spec.later {
-            self.findings.add_later(spec.name, raw.origin.as_ref());
-        }
         if spec.deprecated.contains(&name) {
             let what = format!("{name} is deprecated; its new name is {}", spec.name);
             self.add(

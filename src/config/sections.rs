@@ -274,7 +274,7 @@ impl<'a> Assembly<'a> {
         reader.api = head.api;
         let files = self.files(&piped.space, &piped.prefix);
         let read = machinetype::read(&reader, &piped.name, &head.flavor_names, &files);
-        let (problems, later) = aside.into_parts();
+        let problems = aside.into_problems();
         let errors: Vec<_> = problems
             .iter()
             .filter(|problem| problem.is_error())
@@ -294,9 +294,6 @@ impl<'a> Assembly<'a> {
             if problem.pipe.is_some() {
                 self.findings.add(problem);
             }
-        }
-        for found in later {
-            self.findings.add_later(found.what, found.origin.as_ref());
         }
         if let (Some(machinetype), Some(config)) = (read, head.config.as_mut()) {
             config.machinetypes.insert(piped.name.clone(), machinetype);

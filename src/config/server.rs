@@ -21,8 +21,9 @@ pub struct ServerConfig {
     pub key: PathBuf,
     /// `ca_path`: directory of trusted CAs and CRLs, for VMs that write and for clouds.
     pub ca_path: PathBuf,
-    /// `admin_listen`: address of the admin endpoint. Default `127.0.0.1:9280`.
-    pub admin_listen: SocketAddr,
+    /// `admin_listen`: address of the admin endpoint. Default `127.0.0.1:9280`; `none`: there is
+    /// none.
+    pub admin_listen: Option<SocketAddr>,
     /// `joboutputs_max_bytes`: largest file that a VM may write. Default 100 MiB.
     pub joboutputs_max_bytes: u64,
     /// `joboutputs_max_bytes_per_machine`: the same for all files of a machine. Default 1 GiB.
@@ -43,7 +44,7 @@ pub(super) fn read(reader: &Reader<'_>, https_port: u16) -> Option<ServerConfig>
     let bytes = |text: &str| value::size(text, Unit::Bytes);
     let file = |name| reader.require(name, |text| path(text, None));
     let (cert, key, ca_path) = (file("cert"), file("key"), file("ca_path"));
-    let admin_listen = reader.take("admin_listen", value::socket_address);
+    let admin_listen = reader.take("admin_listen", value::socket_address_or_none);
     let per_file = reader.take("joboutputs_max_bytes", bytes);
     let per_machine = reader.take("joboutputs_max_bytes_per_machine", bytes);
     Some(ServerConfig {

@@ -147,7 +147,7 @@ fn what_is_not_given_has_the_default_of_the_manual_page() {
     assert_eq!(server.cert, Path::new("/etc/grid-security/vcycle.cert.pem"));
     assert_eq!(server.key, Path::new("/etc/grid-security/vcycle.key.pem"));
     assert_eq!(server.ca_path, Path::new("/etc/grid-security/certificates"));
-    assert_eq!(server.admin_listen.to_string(), "127.0.0.1:9280");
+    assert_eq!(server.admin_listen, "127.0.0.1:9280".parse().ok());
     assert_eq!(server.joboutputs_max_bytes, 100 << 20);
     assert_eq!(server.joboutputs_max_bytes_per_machine, 1 << 30);
 }

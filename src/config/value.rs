@@ -356,6 +356,14 @@ pub(super) fn socket_address(text: &str) -> Parsed<SocketAddr> {
     })
 }
 
+/// `ADDRESS:PORT`, or `none`.
+pub(super) fn socket_address_or_none(text: &str) -> Parsed<Option<SocketAddr>> {
+    if text.trim().eq_ignore_ascii_case("none") {
+        return Ok(None);
+    }
+    socket_address(text.trim()).map(Some)
+}
+
 /// Several `ADDRESS:PORT`, or `none`.
 pub(super) fn socket_addresses(text: &str) -> Parsed<Vec<SocketAddr>> {
     if text.trim().eq_ignore_ascii_case("none") {

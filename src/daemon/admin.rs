@@ -1,8 +1,8 @@
 //! The local socket: what the daemon shows of itself, as JSON over HTTP, for commands on the same
 //! host.
 //!
-//! It only tells and takes no orders, and it tells nothing that the state directory does not tell to
-//! everybody who may read it: no secret. Its user and its group may ask ([`MODE`]).
+//! It tells nothing that the state directory does not tell to everybody who may read it: no secret.
+//! Its user and its group may ask ([`MODE`]). The only order that it takes is what to log.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::ValueEnum;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -21,7 +22,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::machines::MachineStatus;
 use super::status::{Board, SpaceStatus, Status};
@@ -29,6 +30,7 @@ use crate::blocking;
 use crate::clock::Clock;
 use crate::model::{MachineName, SpaceName, Timestamp};
 use crate::state::Disk;
+use crate::telemetry::{LogLevel, levels};
 
 /// Who may connect: the daemon's user and its group.
 pub const MODE: u32 = 0o660;
@@ -41,6 +43,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// What is put to change what is logged.
+const LOG: &str = "/v1/log";
 
 /// What is asked for in `?machines=no`: the same without each machine.
 const WITHOUT_MACHINES: &str = "machines=no";
@@ -146,6 +151,9 @@ async fn serve(stream: UnixStream, shared: Arc<Shared>) {
         async move {
             // A status with a hundred thousand machines takes a while to write out.
             let answered = blocking::run(move || {
+                if request.method() == Method::PUT && request.uri().path() == LOG {
+                    return set_level(request.uri().query(), &shared.board.now());
+                }
                 let question = (
                     request.method(),
                     request.uri().path(),
@@ -163,6 +171,32 @@ async fn serve(stream: UnixStream, shared: Arc<Shared>) {
     if let Err(error) = served.await {
         debug!(%error, "a connection on the local socket ended");
     }
+}
+
+/// Changes what is logged: `level=WORD`, and `space=NAME` for the cycles of one space.
+fn set_level(query: Option<&str>, status: &Status) -> Response<Full<Bytes>> {
+    let (mut level, mut space) = (None, None);
+    for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        match name.as_ref() {
+            "level" => level = LogLevel::from_str(&value, false).ok(),
+            "space" => space = Some(SpaceName::new(value.as_ref())),
+            _ => {}
+        }
+    }
+    let Some(level) = level else {
+        return refuse(StatusCode::BAD_REQUEST, "there is no such level");
+    };
+    let space = match space {
+        None => None,
+        Some(Ok(name)) if status.config.spaces.contains(&name) => Some(name),
+        Some(_) => return refuse(StatusCode::NOT_FOUND, "there is no such space"),
+    };
+    if !levels::set(space.as_ref(), level.filter()) {
+        return refuse(StatusCode::CONFLICT, "the log of this process is fixed");
+    }
+    let whose = space.map_or_else(String::new, |space| format!(" of space {space}"));
+    info!("the log{whose} is at level {} from now on", level.word());
+    json(&serde_json::json!({ "level": level.word() }))
 }
 
 /// The answer to one question. Pure, so that whatever listens elsewhere can give the same.

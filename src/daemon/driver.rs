@@ -14,17 +14,19 @@ use super::admin::AdminSocket;
 use super::https::HttpsServer;
 use super::joboutputs::Janitor;
 use super::unread::UnreadDirectories;
+use super::web::{AdminEndpoint, Questions};
 use super::{Board, Common, Control, DaemonError, DaemonStatus, Settings, Tick, space_task};
 use crate::act::userdata::Templates;
 use crate::blocking;
 use crate::config::{self, Config};
 use crate::events::{Entry, Event, EventLog, Writing};
 use crate::images;
+use crate::metrics::Metrics;
 use crate::migrate;
 use crate::model::{MachineFiles, SpaceName, Timestamp};
 use crate::pipes;
 use crate::state::{Layout, StateError, Store};
-use crate::telemetry::Repeats;
+use crate::telemetry::{Repeats, levels};
 
 /// How long work that is under way may take to end after a stop was asked for.
 const STOP_GRACE: Duration = Duration::from_secs(8);
@@ -136,6 +138,9 @@ pub(super) struct Driver {
     tick: Tick,
     server: HttpsServer,
     socket: Option<AdminSocket>,
+    endpoint: AdminEndpoint,
+    /// Asks whether the driver comes round.
+    questions: Questions,
     writing: Option<Writing>,
     pipes: pipes::Keeper,
     /// Directories of spaces that have no task now.
@@ -173,12 +178,18 @@ impl Driver {
         let store = Arc::new(Store::open(layout)?);
         let mut unread = UnreadDirectories::default();
         let machines = load_machines(&store, &config, &mut unread)?;
-        let server = HttpsServer::start(&config.server, &store, &settings.clock).await?;
+        let metrics = Metrics::default();
+        let server = HttpsServer::start(&config.server, &store, &settings.clock, &metrics).await?;
         let config = Arc::new(config);
         let now = settings.clock.now();
         board.begin(daemon_status(&settings, now));
-        board.config_loaded(now);
+        board.config_loaded(now, config.spaces.keys().cloned().collect());
+        board.certificate(server.certificate_expires());
         let socket = open_socket(&settings, &store, &board);
+        let (mut endpoint, questions) = AdminEndpoint::new(&settings, &store, &board, &metrics);
+        endpoint
+            .tend(config.server.admin_listen, &mut repeats)
+            .await;
         let disk = store.layout().disk();
         let (events, writing) = EventLog::start(settings.events.clone(), disk);
         let tick = Tick {
@@ -199,12 +210,15 @@ impl Driver {
                 network: settings.host.network.clone(),
                 board,
                 events,
+                metrics,
                 stop,
             },
             settings,
             tick,
             server,
             socket,
+            endpoint,
+            questions,
             writing,
             machines,
             unread,
@@ -244,6 +258,9 @@ impl Driver {
                 () = control.stop.cancelled() => return,
                 () = control.asked.notified() => control.answered.notify_one(),
                 () = control.wake.notified() => {
+                    if levels::reset() {
+                        info!("the log is as at the start again");
+                    }
                     info!("asked for a cycle now");
                     self.common.events.reopen();
                     self.pipes.forget_pauses();
@@ -252,6 +269,8 @@ impl Driver {
                 }
                 _ = ticker.tick() => self.tick().await,
                 Some(ended) = self.tasks.join_next_with_id() => self.space_ended(ended),
+                // The last: who asks all the time delays nothing.
+                () = self.questions.answer() => {}
             }
         }
     }
@@ -288,7 +307,8 @@ impl Driver {
                         warn!("{problem}");
                     }
                 }
-                self.common.board.config_loaded(now);
+                let spaces = config.spaces.keys().cloned().collect();
+                self.common.board.config_loaded(now, spaces);
                 if take(config, &mut next) || is_good_again {
                     self.tell(Event::ConfigReloaded {});
                 }
@@ -314,6 +334,10 @@ impl Driver {
         self.fetch_pipes();
         self.start_spaces().await;
         self.show_orphans();
+        let expires = self.server.certificate_expires();
+        self.common.board.certificate(expires);
+        let admin_listen = self.tick.config.server.admin_listen;
+        self.endpoint.tend(admin_listen, &mut self.repeats).await;
         let (store, repeats) = (&self.common.store, &mut self.repeats);
         self.janitor.tend(store, &self.tick.config, now, repeats);
     }
@@ -466,6 +490,7 @@ impl Driver {
             );
         }
         self.server.stop().await;
+        self.endpoint.stop().await;
         if let Some(socket) = self.socket.take() {
             socket.end();
         }
@@ -490,7 +515,7 @@ mod tests {
     /// A daemon for one space whose cloud is at `address`.
     fn settings(dir: &std::path::Path, address: &str) -> Settings {
         let text = format!(
-            "[server]\nlisten = none\n\
+            "[server]\nlisten = none\nadmin_listen = none\n\
              [space example.org]\napi = openstack\nurl = http://{address}/v3\n\
              cred_id = a\ncred_secret = b\nmax_machines = 1\n\
              [machinetype example.org a]\nflavor_name = one\nroot_image = image:i\n\

@@ -1,6 +1,7 @@
 //! The daemon: one driver, one task for each space, one HTTPS server.
 //!
-//! A local socket ([`admin`]) tells commands what the [`Board`] shows.
+//! A local socket ([`admin`]) tells commands what the [`Board`] shows, and the admin endpoint (`web`)
+//! tells it to monitoring systems and browsers.
 //!
 //! The driver reads the configuration at every tick and hands it to the spaces; each space runs
 //! its own passes in its own task, so that a slow or dead cloud delays no other. A tick that comes
@@ -30,6 +31,7 @@ mod space_task;
 mod status;
 mod unread;
 mod vacmon;
+mod web;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,7 +43,7 @@ pub use leaks::{find_leftovers, listed};
 pub use machines::{MachineStatus, Messages, Phase, machine_statuses};
 pub use pass::observe_once;
 pub use remote::last_answers;
-pub use status::{Board, ConfigStatus, DaemonStatus, SpaceStatus, Status, Trouble};
+pub use status::{Board, ConfigStatus, DaemonStatus, Refusal, SpaceStatus, Status, Trouble};
 
 use crate::act::userdata::Templates;
 use crate::clock::Clock;
@@ -49,6 +51,7 @@ use crate::cloud::http::Network;
 use crate::config::{self, Config};
 use crate::events::{self, EventLog};
 use crate::images;
+use crate::metrics::Metrics;
 use crate::model::{FactoryName, Seconds};
 use crate::rng::Seeds;
 use crate::server::ServerError;
@@ -154,6 +157,7 @@ struct Common {
     network: Network,
     board: Board,
     events: EventLog,
+    metrics: Metrics,
     stop: CancellationToken,
 }
 

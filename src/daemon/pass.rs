@@ -1,6 +1,6 @@
 //! One pass over one space: observe, decide, act, record (SPEC 3).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tracing::{debug, error, info, warn};
@@ -9,6 +9,7 @@ use super::joboutputs::{self, Keeper};
 use super::leaks::LeakMemory;
 use super::machines::{MachineStatus, Messages};
 use super::shutdown;
+use super::status::Refusal;
 use super::vacmon::VacMonMemory;
 use super::{Common, Tick};
 use crate::act::{self, Actor, CreateError, CreateOutcome};
@@ -77,6 +78,8 @@ pub(super) struct Known {
     pub messages: Messages,
     /// What has happened and is still to be told.
     pub events: Vec<Event>,
+    /// The latest machines that could not be made.
+    pub refusals: BTreeMap<MachinetypeName, Refusal>,
     /// Machinetypes that are in a backoff.
     pub backing_off: BTreeSet<MachinetypeName>,
 }
@@ -296,6 +299,7 @@ impl Pass<'_> {
         let config = Arc::clone(&self.config);
         let store = Arc::clone(&self.common.store);
         let factory = self.common.factory.clone();
+        let metrics = self.common.metrics.clone();
         let mut memory = std::mem::take(&mut self.known.memory);
         let mut repeats = std::mem::take(&mut self.known.repeats);
         let mut totals = self.known.totals;
@@ -311,6 +315,7 @@ impl Pass<'_> {
                 repeats: &mut repeats,
                 totals: &mut totals,
                 events: &mut events,
+                metrics: &metrics,
             };
             let failed = recorder.bookkeeping(&actions, now);
             (failed, memory, repeats, totals, events)
@@ -389,6 +394,7 @@ impl Pass<'_> {
             repeats: &mut self.known.repeats,
             totals: &mut self.known.totals,
             events: &mut self.known.events,
+            metrics: &self.common.metrics,
         }
     }
 
@@ -520,6 +526,7 @@ mod tests {
             clock: clock.clone(),
             board: Board::default(),
             events: crate::events::EventLog::default(),
+            metrics: crate::metrics::Metrics::default(),
             stop: CancellationToken::new(),
             seeds: Seeds::default(),
             network: Network::default(),

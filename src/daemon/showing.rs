@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::machines::{MachineStatus, Messages, machine_statuses};
 use super::pass::Pass;
+use super::status::Refusal;
 use crate::blocking;
 use crate::decide::{MachinetypeReport, Report, Rule};
 use crate::events::{Entry, Event};
@@ -46,7 +47,18 @@ impl Pass<'_> {
     /// Tells what has happened since the last time.
     pub fn tell_events(&mut self) {
         let (time, space) = (self.common.clock.now(), &self.config.name);
-        let events = std::mem::take(&mut self.known.events).into_iter();
+        let events = std::mem::take(&mut self.known.events);
+        for event in &events {
+            if let Event::CreateFailed {
+                machinetype, error, ..
+            } = event
+            {
+                let (at, error) = (time, error.clone());
+                let refusal = Refusal { at, error };
+                self.known.refusals.insert(machinetype.clone(), refusal);
+            }
+        }
+        let events = events.into_iter();
         let entries = events.map(|event| Entry {
             time,
             space: Some(space.clone()),

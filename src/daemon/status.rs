@@ -18,6 +18,9 @@ pub struct Status {
     pub daemon: Option<DaemonStatus>,
     /// The configuration in use.
     pub config: ConfigStatus,
+    /// When the certificate of the HTTPS server runs out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_expires: Option<Timestamp>,
     /// Each space that is configured.
     pub spaces: BTreeMap<SpaceName, Arc<SpaceStatus>>,
     /// How many machines spaces have that are not configured: they are left alone.
@@ -49,6 +52,9 @@ pub struct ConfigStatus {
     pub rejected: Option<Timestamp>,
     /// What is wrong with them.
     pub problems: Vec<String>,
+    /// The spaces that are configured, also before anything else is known of them.
+    #[serde(default)]
+    pub spaces: Vec<SpaceName>,
 }
 
 /// One space after its latest pass.
@@ -76,6 +82,9 @@ pub struct SpaceStatus {
     /// When that was decided.
     #[serde(default)]
     pub decided: Option<Timestamp>,
+    /// The latest machine of each machinetype that could not be made, also when others can be again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refusals: BTreeMap<MachinetypeName, Refusal>,
     /// What has happened since the daemon started.
     pub totals: Totals,
     /// Things on the cloud, beside machines, that bear our marks: in use, left over, removed.
@@ -85,6 +94,15 @@ pub struct SpaceStatus {
     /// Each machine that has a directory, ended ones included until those are removed.
     #[serde(default)]
     pub machines: Arc<Vec<MachineStatus>>,
+}
+
+/// A machine that could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// When.
+    pub at: Timestamp,
+    /// What was tried and what came of it.
+    pub error: String,
 }
 
 /// Trouble that ended passes early.
@@ -150,10 +168,11 @@ impl Board {
         self.0.send_modify(|status| status.daemon = Some(daemon));
     }
 
-    pub(super) fn config_loaded(&self, now: Timestamp) {
+    pub(super) fn config_loaded(&self, now: Timestamp, spaces: Vec<SpaceName>) {
         self.0.send_modify(|status| {
             status.config = ConfigStatus {
                 loaded: Some(now),
+                spaces,
                 ..ConfigStatus::default()
             };
         });
@@ -164,6 +183,11 @@ impl Board {
             status.config.rejected = Some(now);
             status.config.problems = problems;
         });
+    }
+
+    pub(super) fn certificate(&self, expires: Option<Timestamp>) {
+        self.0
+            .send_modify(|status| status.certificate_expires = expires);
     }
 
     pub(super) fn put(&self, space: &SpaceName, new: SpaceStatus) {

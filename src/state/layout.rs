@@ -233,6 +233,11 @@ impl Layout {
         self.root.join("vcycled.sock")
     }
 
+    /// What whoever asks the admin endpoint from elsewhere has to show.
+    pub fn admin_token(&self) -> PathBuf {
+        self.root.join("admin_token")
+    }
+
     /// The lock that keeps a second daemon off the directory.
     pub fn lock(&self) -> PathBuf {
         self.root.join("vcycled.lock")

@@ -11,6 +11,7 @@
 //! 3. Each file is written so that a crash leaves the old content or the new.
 //! 4. One daemon at a time: [`Store::open`] holds a lock as long as the store lives.
 
+mod admin_token;
 pub mod disk;
 mod heartbeats;
 mod joboutputs;
@@ -24,6 +25,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+pub use admin_token::AdminToken;
 pub use disk::Disk;
 pub use joboutputs::Kept;
 pub use layout::{Layout, Published, SHUTDOWN_MESSAGE, TOKEN_HASH, TimeFile};

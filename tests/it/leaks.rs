@@ -27,7 +27,7 @@ fn write(path: &Path, text: &str) {
 /// A space whose VMs find no work and end soon.
 fn configure(dir: &Path, target_share: u32, options: &str) {
     let text = format!(
-        "[server]\nlisten = none\n[space example.org]\napi = simulated\nmax_machines = 2\n\
+        "[server]\nlisten = none\nadmin_listen = none\n[space example.org]\napi = simulated\nmax_machines = 2\n\
          simulated_boot_seconds = 10\nsimulated_work = a:0\nhttps_host = localhost\n{options}\n\
          [machinetype example.org a]\ntarget_share = {target_share}\nbackoff_seconds = 1\n\
          fizzle_seconds = 1\nflavor_name = small\nroot_image = image:cernvm4\n\

@@ -133,7 +133,7 @@ impl World {
             cert: host.clone(),
             key: host,
             ca_path,
-            admin_listen: any,
+            admin_listen: None,
             joboutputs_max_bytes: 3_000_000,
             joboutputs_max_bytes_per_machine: 4_000_000,
         };

@@ -655,7 +655,7 @@ async fn https_server(state: &Path, name: &MachineName) -> (Server, std::path::P
         cert,
         key,
         ca_path,
-        admin_listen: "127.0.0.1:0".parse().unwrap(),
+        admin_listen: None,
         joboutputs_max_bytes: 1 << 20,
         joboutputs_max_bytes_per_machine: 1 << 20,
     };

@@ -89,7 +89,7 @@ impl Configuration {
     }
 
     pub fn to_text(&self, user_data: &Path) -> String {
-        let mut text = "[server]\nlisten = none\n\n".to_owned();
+        let mut text = "[server]\nlisten = none\nadmin_listen = none\n\n".to_owned();
         let password = base64::engine::general_purpose::STANDARD.encode(PASSWORD);
         for space in self.spaces.iter().filter(|space| !space.removed) {
             let mut line = |line: String| writeln!(text, "{line}").unwrap();

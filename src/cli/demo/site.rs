@@ -164,11 +164,13 @@ impl Site {
     fn write_configuration(&self, grid: &Path) -> Result<(), DemoError> {
         make_dir(&self.config_dir)?;
         let https = free_port().map_err(DemoError::Port)?;
+        let admin = free_port().map_err(DemoError::Port)?;
         let server = format!(
             "\
 # What the HTTPS server needs.
 [server]
 listen = 127.0.0.1:{https}
+admin_listen = 127.0.0.1:{admin}
 cert = {grid}/hostcert.pem
 key = {grid}/hostkey.pem
 ca_path = {grid}/certificates

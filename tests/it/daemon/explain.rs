@@ -39,8 +39,20 @@ fn a_full_space_says_so_and_what_would_change_it() {
         "{conditions:?}"
     );
 
+    assert_eq!(explained["next_in_line"][0], "atlas");
+    until("the first end of a machine is told", || {
+        let status = factory.run(&["status", "--json"]).json();
+        let machines = status["spaces"][SPACE]["machines"].as_array().unwrap();
+        let ends = machines.iter();
+        let ends = ends.filter_map(|machine| machine["shutdowntime"].as_u64());
+        let first = ends.min()?;
+        (explain(&factory, &[])["next_end"].as_u64() == Some(first)).then_some(())
+    });
+
     let text = factory.run(&["explain", SPACE, "atlas"]).out;
     for part in [
+        "the next machine of the space ends at the latest 20",
+        "next in line by share: atlas\n",
         "machinetype atlas: 2 machine(s), ",
         "100 % of the space, target 100 %",
         "no more because: machines in the space: 2 of 2",

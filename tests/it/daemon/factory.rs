@@ -74,6 +74,8 @@ pub struct Factory {
     dir: tempfile::TempDir,
     state: PathBuf,
     pub port: u16,
+    /// The port of the admin endpoint.
+    pub admin: u16,
 }
 
 impl Factory {
@@ -83,6 +85,7 @@ impl Factory {
         let factory = Self {
             state: dir.path().join("state"),
             port: free_port(),
+            admin: free_port(),
             dir,
         };
         fs::create_dir_all(factory.path("etc/vcycle.d")).unwrap();
@@ -112,15 +115,19 @@ impl Factory {
         self
     }
 
-    /// Writes `vcycle.conf` with the `[server]` section and these options.
+    /// Writes `vcycle.conf` with the `[server]` section and these options; those that come later
+    /// count.
     pub fn server(&self, options: &str) {
         let etc = self.path("etc");
         let etc = etc.display();
-        let text = format!(
+        let mut text = format!(
             "[server]\nlisten = 127.0.0.1:{}\ncert = {etc}/host.pem\nkey = {etc}/host.pem\n\
              ca_path = {etc}/certificates\n{options}",
             self.port
         );
+        if !options.contains("admin_listen") {
+            text += &format!("\nadmin_listen = 127.0.0.1:{}\n", self.admin);
+        }
         self.write("etc/vcycle.conf", text);
     }
 

@@ -1,6 +1,7 @@
 //! `vcycled health`, as a monitoring system calls it.
 
-use super::factory::{Factory, SPACE, until};
+use super::factory::{Factory, PKI, SPACE, until};
+use crate::pki::For;
 
 #[test]
 fn it_says_how_it_is_by_word_code_and_figures() {
@@ -8,6 +9,9 @@ fn it_says_how_it_is_by_word_code_and_figures() {
     let unknown = factory.run(&["health"]);
     assert_eq!(unknown.code, Some(3), "nothing was ever here: {unknown:?}");
     assert!(unknown.out.starts_with("VCYCLE UNKNOWN: "), "{unknown:?}");
+    let name = crate::pki::name(&[("CN", "localhost")]);
+    let host = PKI.ca.issue(&name, For::Servers, (-300, 30 * 86_400));
+    host.write(&factory.path("etc/host.pem"));
     let daemon = factory.start();
     let well = until("all is well", || {
         let health = factory.run(&["health"]);
@@ -59,6 +63,33 @@ fn it_says_how_it_is_by_word_code_and_figures() {
             .starts_with("VCYCLE WARNING: the configuration has 1 error(s)");
         (told && bad.code == Some(1)).then_some(())
     });
+    factory.conf("space", &dead);
+    // The certificate is looked at anew in each cycle.
+    let certified = |days: i64| {
+        let name = crate::pki::name(&[("CN", "localhost")]);
+        let validity = (-300, days * 86_400);
+        let host = PKI.ca.issue(&name, For::Servers, validity);
+        host.write(&factory.path("etc/host.pem"));
+    };
+    for (days, code, said) in [
+        (30, 0, "VCYCLE OK: "),
+        (
+            10,
+            1,
+            "VCYCLE WARNING: the certificate of the HTTPS server runs out in ",
+        ),
+        (
+            2,
+            2,
+            "VCYCLE CRITICAL: the certificate of the HTTPS server runs out in ",
+        ),
+    ] {
+        certified(days);
+        until("the certificate is judged", || {
+            let told = ask("1000", "1000");
+            (told.out.starts_with(said) && told.code == Some(code)).then_some(())
+        });
+    }
     daemon.end();
     let gone = factory.run(&["health"]);
     assert_eq!(gone.code, Some(2), "{gone:?}");

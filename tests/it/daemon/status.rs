@@ -252,3 +252,24 @@ fn it_can_be_watched_across_a_restart() {
     watching.wait().unwrap();
     daemon.end();
 }
+
+#[test]
+fn the_latest_refused_creation_is_shown_also_when_it_is_over() {
+    let factory = Factory::with_space("max_machines = 1", "");
+    let user_data = factory.path("etc/user_data");
+    fs::rename(&user_data, factory.path("etc/elsewhere")).unwrap();
+    let daemon = factory.start();
+    let refused = until("a creation is refused", || {
+        let status = status(&factory);
+        let refusal = status["spaces"][SPACE]["refusals"]["atlas"].clone();
+        refusal["error"].is_string().then_some(refusal)
+    });
+    assert!(
+        refused["error"].as_str().unwrap().contains("user_data"),
+        "{refused}"
+    );
+    assert!(refused["at"].is_u64());
+    let shown = factory.run(&["status"]).out;
+    assert!(shown.contains("  atlas: refused "), "{shown}");
+    daemon.end();
+}

@@ -28,7 +28,7 @@ fn write(path: &Path, text: &str) {
 
 fn configure(dir: &Path, moto: &Moto) {
     let text = format!(
-        "[server]\nlisten = none\n[space {SPACE}]\napi = ec2\nurl = http://{}/\n{AMAZON}\
+        "[server]\nlisten = none\nadmin_listen = none\n[space {SPACE}]\napi = ec2\nurl = http://{}/\n{AMAZON}\
          access_key = AK\nsecret_key = {SECRET_KEY}\nmax_machines = 1\n\
          volume_gb_per_processor = 10\nhttps_host = localhost\n\
          [machinetype {SPACE} a]\ntarget_share = 1\nbackoff_seconds = 1\n\

@@ -152,7 +152,7 @@ impl Factory {
         let port = free_port();
         let root = self.dir.path().display();
         let mut conf = format!(
-            "[server]\nlisten = 127.0.0.1:{port}\ncert = {root}/host.pem\nkey = {root}/host.pem\n\
+            "[server]\nlisten = 127.0.0.1:{port}\nadmin_listen = none\ncert = {root}/host.pem\nkey = {root}/host.pem\n\
              ca_path = {root}/certificates\n\n\
              [space {name}]\napi = openstack\nurl = {url}\nregion = {region}\n\
              domain_name = {domain}\nhttps_host = localhost\nhttps_port = {port}\n\

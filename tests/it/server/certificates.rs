@@ -251,7 +251,7 @@ fn an_address_in_use_and_a_wrong_key_are_named() {
             cert: cert.to_owned(),
             key: key.to_owned(),
             ca_path: world.ca_path(),
-            admin_listen: any,
+            admin_listen: None,
             joboutputs_max_bytes: 1,
             joboutputs_max_bytes_per_machine: 1,
         };

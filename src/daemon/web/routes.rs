@@ -1,0 +1,75 @@
+//! Which path is answered by what.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::guard::Guard;
+use super::reply::{self, Body};
+use super::{Context, health, metrics, stream};
+use crate::blocking;
+use crate::daemon::admin;
+
+/// What there is, for people who look.
+const INDEX: &str = "\
+vcycled
+
+/healthz           whether the daemon goes round
+/readyz            whether each space has been looked at
+/metrics           for Prometheus
+/v1/status         what vcycled status --json prints
+/v1/machines/NAME  one machine
+/v1/stream         events: when the status has changed";
+
+/// The answer to a request.
+pub(super) async fn answer(
+    asked: &Request<Incoming>,
+    client: SocketAddr,
+    context: &Arc<Context>,
+    guard: &Guard,
+    stop: &CancellationToken,
+) -> Response<Body> {
+    let mut response = match guard.admit(asked) {
+        Ok(()) => route(asked, context, stop).await,
+        Err(refusal) => {
+            debug!(%client, ?refusal, "the admin endpoint does not answer");
+            reply::refuse(refusal)
+        }
+    };
+    reply::harden(&mut response);
+    response
+}
+
+/// Each path there is.
+async fn route(
+    asked: &Request<Incoming>,
+    context: &Arc<Context>,
+    stop: &CancellationToken,
+) -> Response<Body> {
+    match asked.uri().path() {
+        "/" => reply::text(StatusCode::OK, INDEX),
+        "/healthz" => health::alive(context).await,
+        "/readyz" => health::ready(&context.board.now()),
+        "/metrics" => metrics::scrape(asked.headers(), context).await,
+        "/v1/stream" => stream::changes(context, stop),
+        path if path.starts_with("/v1/") => told(asked, context).await,
+        _ => reply::text(StatusCode::NOT_FOUND, "there is nothing here"),
+    }
+}
+
+/// What the local socket tells, too.
+async fn told(asked: &Request<Incoming>, context: &Arc<Context>) -> Response<Body> {
+    let (method, uri) = (asked.method().clone(), asked.uri().clone());
+    let context = Arc::clone(context);
+    // A status with a hundred thousand machines takes a while to write out.
+    let answered = blocking::run(move || {
+        let question = (&method, uri.path(), uri.query());
+        admin::answer(question, &context.board.now(), context.clock.now())
+    });
+    answered.await.map(BodyExt::boxed_unsync)
+}
