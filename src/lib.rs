@@ -47,7 +47,7 @@
 //!
 //! Commands beside a running daemon tell it something through [`state::order`] and nothing else, and
 //! ask it over its local socket, [`daemon::admin`]. Monitoring systems and browsers ask it over HTTP,
-//! in `daemon::web`.
+//! in `daemon::web`; what browsers are shown is [`daemon::dashboard`].
 //!
 //! What holds everywhere:
 //!

@@ -172,12 +172,12 @@ impl Driver {
         board.begin(daemon_status(&settings, now));
         board.config_loaded(now, config.spaces.keys().cloned().collect());
         let socket = open_socket(&settings, &store, &board);
-        let (mut endpoint, questions) = AdminEndpoint::new(&settings, &store, &board);
+        let disk = store.layout().disk();
+        let (events, writing) = EventLog::start(settings.events.clone(), disk);
+        let (mut endpoint, questions) = AdminEndpoint::new(&settings, &store, &board, &events);
         endpoint
             .tend(config.server.admin_listen, &mut repeats)
             .await;
-        let disk = store.layout().disk();
-        let (events, writing) = EventLog::start(settings.events.clone(), disk);
         let tick = Tick {
             config: Arc::clone(&config),
             templates: Templates::new(&config.server.ca_path),

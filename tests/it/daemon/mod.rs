@@ -2,7 +2,7 @@
 
 mod access;
 mod apel;
-mod client;
+pub mod client;
 mod clouds;
 mod configuration;
 mod contextualization;
