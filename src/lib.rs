@@ -28,6 +28,7 @@
 //! | [`model`] | names, units, times, machines: plain data | nothing |
 //! | [`clock`], [`rng`] | the only places that read the time and entropy | model |
 //! | [`blocking`] | where work that may block is done | nothing |
+//! | [`metrics`] | what is counted while it happens | model |
 //! | [`config`] | from files to typed, checked values; every problem with file and line | model |
 //! | [`state`] | the state directory; the only place that knows its names | model |
 //! | [`cloud`] | the seam to the clouds, and the adapters behind it | config, model, clock |
@@ -74,6 +75,7 @@ pub mod daemon;
 pub mod decide;
 pub mod events;
 pub mod images;
+pub mod metrics;
 pub mod model;
 pub mod observe;
 pub mod pipes;

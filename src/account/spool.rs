@@ -66,6 +66,35 @@ pub fn file(
     })
 }
 
+/// How many records and messages wait to be sent.
+///
+/// # Errors
+/// When the queue is there and cannot be read.
+pub fn waiting(layout: &Layout) -> io::Result<u64> {
+    let mut count = 0;
+    for day in visible(&layout.apel_outgoing())? {
+        count += u64::try_from(visible(&day)?.len()).unwrap_or(u64::MAX);
+    }
+    Ok(count)
+}
+
+/// What is in a directory, but for what is still being written. A sender may remove it meanwhile.
+fn visible(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
 fn put(layout: &Layout, path: &Path, message: &str) -> Result<(), StateError> {
     if let Some(parent) = path.parent() {
         layout

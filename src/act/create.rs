@@ -56,6 +56,32 @@ pub enum CreateError {
     NotTried(String),
 }
 
+impl CreateError {
+    /// All that [`CreateError::word`] gives.
+    pub const WORDS: [&'static str; 10] = [
+        "not_found",
+        "quota",
+        "capacity",
+        "denied",
+        "rate_limited",
+        "transient",
+        "ambiguous",
+        "rejected",
+        "state_directory",
+        "user_data",
+    ];
+
+    /// As a label of metrics; `None` when nothing was tried.
+    pub fn word(&self) -> Option<&'static str> {
+        match self {
+            Self::Cloud(error) => Some(error.kind.word()),
+            Self::State(_) => Some("state_directory"),
+            Self::UserData(_) => Some("user_data"),
+            Self::NotTried(_) => None,
+        }
+    }
+}
+
 /// What the creates of one pass tell each other.
 #[derive(Debug, Default)]
 struct Pass {

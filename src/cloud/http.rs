@@ -35,6 +35,7 @@ pub use self::network::{
 
 use super::{CloudError, CloudErrorKind, Outside};
 use crate::clock::Clock;
+use crate::metrics::{ApiOutcome, Metrics};
 use crate::model::{Seconds, SpaceName, Timestamp};
 use crate::rng::{Seed, Seeds};
 
@@ -237,6 +238,8 @@ pub struct Http {
     gate: Semaphore,
     times: HttpTimes,
     clock: Clock,
+    space: SpaceName,
+    metrics: Metrics,
     /// For each server that asked to be left alone: until when.
     holds: Mutex<BTreeMap<String, Instant>>,
 }
@@ -259,6 +262,8 @@ impl Http {
             times,
             clock: outside.clock.clone(),
             seeds: outside.seeds.clone(),
+            space: space.clone(),
+            metrics: outside.metrics.clone(),
             holds: Mutex::new(BTreeMap::new()),
         })
     }
@@ -329,10 +334,13 @@ impl Http {
                 "the client is closed",
             ));
         };
+        let begun = Instant::now();
         let carried = match file {
-            None => self.carrier.carry(request).await?,
-            Some(file) => self.carrier.carry_file(request, file).await?,
+            None => self.carrier.carry(request).await,
+            Some(file) => self.carrier.carry_file(request, file).await,
         };
+        self.count(request, &carried, begun.elapsed());
+        let carried = carried?;
         let retry_after = self.retry_after(carried.status, &carried.headers);
         if let Some(wait) = retry_after {
             self.hold(&request.url, wait);
@@ -344,6 +352,22 @@ impl Http {
             body: carried.body,
             retry_after,
         })
+    }
+
+    fn count(&self, request: &Request, carried: &Result<Carried, Failure>, took: Duration) {
+        let outcome = match carried {
+            Ok(carried) => ApiOutcome::Answered(carried.status),
+            Err(failure) => match failure.kind {
+                FailureKind::NotSent | FailureKind::ConnectTimedOut | FailureKind::Held(_) => {
+                    ApiOutcome::NotSent
+                }
+                FailureKind::Lost => ApiOutcome::Lost,
+                FailureKind::TimedOut => ApiOutcome::TimedOut,
+                FailureKind::TooLarge => ApiOutcome::TooLarge,
+            },
+        };
+        let kind = Metrics::kind(&request.method, request.url.path(), request.body.as_deref());
+        self.metrics.api_request(&self.space, kind, outcome, took);
     }
 
     /// Reads `Retry-After` where it means that the server has had enough.

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::config::{Api, SpaceConfig};
+use crate::metrics::Metrics;
 use crate::model::{
     CloudFacts, CloudId, CloudMachine, Flavor, Gigabytes, Leftover, MachineName, Seconds, Secret,
     Shortage,
@@ -180,6 +181,8 @@ pub struct Outside {
     pub seeds: Seeds,
     /// What carries requests.
     pub network: Network,
+    /// Where requests are counted.
+    pub metrics: Metrics,
 }
 
 impl Outside {
@@ -190,6 +193,7 @@ impl Outside {
             clock,
             seeds: Seeds::default(),
             network: Network::default(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -256,6 +260,20 @@ pub enum CloudErrorKind {
 }
 
 impl CloudErrorKind {
+    /// As a label of metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Quota => "quota",
+            Self::Capacity => "capacity",
+            Self::Auth => "denied",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Transient => "transient",
+            Self::Ambiguous => "ambiguous",
+            Self::Rejected => "rejected",
+        }
+    }
+
     /// What the cloud has too little of, when that is what the error says.
     pub const fn shortage(self) -> Option<Shortage> {
         match self {

@@ -21,6 +21,7 @@ use crate::blocking;
 use crate::config::{self, Config};
 use crate::events::{Entry, Event, EventLog, Writing};
 use crate::images;
+use crate::metrics::Metrics;
 use crate::model::{MachineFiles, SpaceName, Timestamp};
 use crate::pipes;
 use crate::state::{Layout, StateError, Store};
@@ -166,15 +167,18 @@ impl Driver {
         let store = Arc::new(Store::open(layout)?);
         let mut unread = UnreadDirectories::default();
         let machines = load_machines(&store, &config, &mut unread)?;
-        let server = HttpsServer::start(&config.server, &store, &settings.clock).await?;
+        let metrics = Metrics::default();
+        let server = HttpsServer::start(&config.server, &store, &settings.clock, &metrics).await?;
         let config = Arc::new(config);
         let now = settings.clock.now();
         board.begin(daemon_status(&settings, now));
         board.config_loaded(now, config.spaces.keys().cloned().collect());
+        board.certificate(server.certificate_expires());
         let socket = open_socket(&settings, &store, &board);
         let disk = store.layout().disk();
         let (events, writing) = EventLog::start(settings.events.clone(), disk);
-        let (mut endpoint, questions) = AdminEndpoint::new(&settings, &store, &board, &events);
+        let (mut endpoint, questions) =
+            AdminEndpoint::new(&settings, &store, &board, &events, &metrics);
         endpoint
             .tend(config.server.admin_listen, &mut repeats)
             .await;
@@ -196,6 +200,7 @@ impl Driver {
                 network: settings.host.network.clone(),
                 board,
                 events,
+                metrics,
                 stop,
             },
             settings,
@@ -316,6 +321,8 @@ impl Driver {
         self.fetch_pipes();
         self.start_spaces().await;
         self.show_orphans();
+        let expires = self.server.certificate_expires();
+        self.common.board.certificate(expires);
         let admin_listen = self.tick.config.server.admin_listen;
         self.endpoint.tend(admin_listen, &mut self.repeats).await;
         let (store, repeats) = (&self.common.store, &mut self.repeats);

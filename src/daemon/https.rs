@@ -8,6 +8,7 @@ use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::ServerConfig;
+use crate::metrics::Metrics;
 use crate::model::{Heartbeat, Seconds, SpaceSnapshot, Timestamp};
 use crate::server::{Server, ServerError};
 use crate::state::Store;
@@ -49,6 +50,7 @@ pub(super) struct HttpsServer {
     /// The section that it runs with, or should.
     config: ServerConfig,
     server: Option<Server>,
+    metrics: Metrics,
     hearing: Hearing,
     last_tick: Timestamp,
 }
@@ -62,16 +64,18 @@ impl HttpsServer {
         config: &ServerConfig,
         store: &Store,
         clock: &Clock,
+        metrics: &Metrics,
     ) -> Result<Self, ServerError> {
         let now = clock.now();
         let mut new = Self {
             config: config.clone(),
             server: None,
+            metrics: metrics.clone(),
             hearing: Hearing::Elsewhere,
             last_tick: now,
         };
         if new.is_wanted() {
-            new.server = Some(Server::start(config, store.layout().clone(), clock.clone()).await?);
+            new.server = Some(new.begin(store, clock).await?);
             new.hearing = Hearing::Since(now);
         }
         Ok(new)
@@ -117,9 +121,23 @@ impl HttpsServer {
         self.last_tick = now;
     }
 
+    async fn begin(&self, store: &Store, clock: &Clock) -> Result<Server, ServerError> {
+        let (layout, metrics) = (store.layout().clone(), self.metrics.clone());
+        Server::start_counted(&self.config, layout, clock.clone(), metrics).await
+    }
+
+    /// When the certificate that is shown runs out; `None` when none is.
+    pub(super) fn certificate_expires(&self) -> Option<Timestamp> {
+        let server = self
+            .server
+            .as_ref()
+            .filter(|_| !self.config.listen.is_empty());
+        server?.certificate_expires()
+    }
+
     async fn start_again(&mut self, store: &Store, clock: &Clock, repeats: &mut Repeats) {
         const SUBJECT: &str = "HTTPS server";
-        match Server::start(&self.config, store.layout().clone(), clock.clone()).await {
+        match self.begin(store, clock).await {
             Ok(server) => {
                 self.server = Some(server);
                 self.hearing = Hearing::Since(clock.now());
@@ -206,7 +224,9 @@ mod tests {
             let clock = Clock::manual(Timestamp::from_unix(1_700_000_000));
             let none = config(dir.path(), None);
             Self {
-                server: HttpsServer::start(&none, &store, &clock).await.unwrap(),
+                server: HttpsServer::start(&none, &store, &clock, &Metrics::default())
+                    .await
+                    .unwrap(),
                 repeats: Repeats::default(),
                 store,
                 clock,

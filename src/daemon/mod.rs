@@ -53,6 +53,7 @@ use crate::cloud::http::Network;
 use crate::config::{self, Config};
 use crate::events::{self, EventLog};
 use crate::images;
+use crate::metrics::Metrics;
 use crate::model::{FactoryName, Seconds};
 use crate::rng::Seeds;
 use crate::server::ServerError;
@@ -158,6 +159,7 @@ struct Common {
     network: Network,
     board: Board,
     events: EventLog,
+    metrics: Metrics,
     stop: CancellationToken,
 }
 

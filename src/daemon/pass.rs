@@ -296,6 +296,7 @@ impl Pass<'_> {
         let config = Arc::clone(&self.config);
         let store = Arc::clone(&self.common.store);
         let factory = self.common.factory.clone();
+        let metrics = self.common.metrics.clone();
         let mut memory = std::mem::take(&mut self.known.memory);
         let mut repeats = std::mem::take(&mut self.known.repeats);
         let mut totals = self.known.totals;
@@ -311,6 +312,7 @@ impl Pass<'_> {
                 repeats: &mut repeats,
                 totals: &mut totals,
                 events: &mut events,
+                metrics: &metrics,
             };
             let failed = recorder.bookkeeping(&actions, now);
             (failed, memory, repeats, totals, events)
@@ -389,6 +391,7 @@ impl Pass<'_> {
             repeats: &mut self.known.repeats,
             totals: &mut self.known.totals,
             events: &mut self.known.events,
+            metrics: &self.common.metrics,
         }
     }
 
@@ -520,6 +523,7 @@ mod tests {
             clock: clock.clone(),
             board: Board::default(),
             events: crate::events::EventLog::default(),
+            metrics: crate::metrics::Metrics::default(),
             stop: CancellationToken::new(),
             seeds: Seeds::default(),
             network: Network::default(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tracing::{Instrument, debug, error, info};
 
 use super::machines::{Messages, machine_statuses};
@@ -12,9 +13,11 @@ use super::pass::{Done, Known, Pass, PassError};
 use super::shutdown;
 use super::status::SpaceStatus;
 use super::{Common, Tick};
+use crate::act::CreateError;
 use crate::blocking;
 use crate::cloud::{self, Cloud, CloudError, Outside};
 use crate::config::{Api, SpaceConfig};
+use crate::decide::Reason;
 use crate::events::{Entry, Event};
 use crate::model::{MachineFiles, Processors, SpaceName};
 use crate::observe::Memory;
@@ -112,6 +115,11 @@ impl SpaceTask {
 
     async fn one_pass(&mut self, tick: &Tick, config: SpaceConfig, seed: Seed) {
         let clock = self.common.clock.clone();
+        let metrics = self.common.metrics.clone();
+        let machinetypes = config.machinetypes.keys().cloned();
+        let words = (&Reason::WORDS[..], &CreateError::WORDS[..]);
+        metrics.expect(&self.space, machinetypes, words);
+        let begun = Instant::now();
         self.status.passes += 1;
         self.status.began = clock.now();
         let result = self.try_pass(tick, config.clone(), seed).await;
@@ -151,6 +159,7 @@ impl SpaceTask {
                 self.status.failed(text, clock.now());
             }
         }
+        metrics.cycle(&self.space, self.status.error.is_none(), begun.elapsed());
         self.status.took = clock.now().since(self.status.began);
         self.status.disk_full = record::is_out_of_room(&self.known.repeats);
         self.status.totals = self.known.totals;
@@ -231,6 +240,7 @@ impl SpaceTask {
             clock: self.common.clock.clone(),
             seeds: self.common.seeds.clone(),
             network: self.common.network.clone(),
+            metrics: self.common.metrics.clone(),
         };
         let cloud = cloud::connect(config, state_dir, &outside, cloud::Use::Drive).await?;
         self.connection = Some(Connection {

@@ -18,6 +18,9 @@ pub struct Status {
     pub daemon: Option<DaemonStatus>,
     /// The configuration in use.
     pub config: ConfigStatus,
+    /// When the certificate of the HTTPS server runs out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_expires: Option<Timestamp>,
     /// Each space that is configured.
     pub spaces: BTreeMap<SpaceName, Arc<SpaceStatus>>,
     /// How many machines spaces have that are not configured: they are left alone.
@@ -168,6 +171,11 @@ impl Board {
             status.config.rejected = Some(now);
             status.config.problems = problems;
         });
+    }
+
+    pub(super) fn certificate(&self, expires: Option<Timestamp>) {
+        self.0
+            .send_modify(|status| status.certificate_expires = expires);
     }
 
     pub(super) fn put(&self, space: &SpaceName, new: SpaceStatus) {

@@ -264,6 +264,37 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// All that [`Reason::word`] gives.
+    pub const WORDS: [&'static str; 9] = [
+        "failed_to_start",
+        "stopped",
+        "still_deleting",
+        "max_wallclock_seconds",
+        "heartbeat_missing",
+        "heartbeat_old",
+        "remote_silent",
+        "shutdowntime",
+        "duplicate",
+    ];
+
+    /// As a label of metrics.
+    pub const fn word(self) -> &'static str {
+        let at = match self {
+            Self::FailedToStart { .. } => 0,
+            Self::Stopped => 1,
+            Self::StillDeleting { .. } => 2,
+            Self::Wallclock { .. } => 3,
+            Self::HeartbeatMissing { .. } => 4,
+            Self::HeartbeatOld { .. } => 5,
+            Self::RemoteSilent { .. } => 6,
+            Self::Shutdowntime { .. } => 7,
+            Self::Duplicate => 8,
+        };
+        Self::WORDS[at]
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -508,6 +539,31 @@ pub enum Unit {
 
 /// What is said of a shutdown_time that is in no configuration file.
 const ORDERED: &str = " (set by vcycled shutdown)";
+
+impl Blocked {
+    /// As a label of metrics: the name of the rule.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::NoTargetShare => "no_target_share",
+            Self::ShutdownTime { .. } => "shutdown_time",
+            Self::SuspectScan { .. } => "suspect_scan",
+            Self::NoLimitKnown => "no_limit_known",
+            Self::NoFlavor { .. } => "no_flavor",
+            Self::Exhausted { .. } => "exhausted",
+            Self::Image { .. } => "image",
+            Self::Unsupported { .. } => "unsupported",
+            Self::Backoff { .. } => "backoff",
+            Self::Trial { .. } => "trial",
+            Self::Failing { .. } => "failing",
+            Self::MachinetypeMachines { .. } => "machinetype_machines",
+            Self::MachinetypeProcessors { .. } => "machinetype_processors",
+            Self::StartingProcessors { .. } => "starting_processors",
+            Self::SpaceMachines { .. } => "space_machines",
+            Self::SpaceProcessors { .. } => "space_processors",
+            Self::CycleCap { .. } => "cycle_cap",
+        }
+    }
+}
 
 impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -188,6 +188,7 @@ impl Keeper {
                 clock: self.clock.clone(),
                 seeds: Seeds::default(),
                 network: self.network.clone(),
+                ..Outside::real(ca_path, self.clock.clone())
             };
             let fetching = fetch_and_keep(url.clone(), outside, Arc::clone(&self.store));
             let task = self.fetching.spawn(fetching);

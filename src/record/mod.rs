@@ -31,6 +31,7 @@ use crate::cloud::{CloudErrorKind, Deletion};
 use crate::config::SpaceConfig;
 use crate::decide::{Bookkeeping, Delete, Finish, Plan, Reason};
 use crate::events::Event;
+use crate::metrics::{End, Metrics};
 use crate::model::{
     CloudId, CloudMachine, Ended, FactoryName, History, MachineFiles, MachineName, MachinetypeName,
     Processors, Seconds, Timestamp,
@@ -56,6 +57,19 @@ pub struct Totals {
     pub records: u64,
 }
 
+/// How a machine ended, as it is counted.
+const fn end_of(finish: &Finish) -> End {
+    if finish.never_ran() {
+        End::NeverRan
+    } else if finish.abort && !finish.account {
+        End::Fizzle
+    } else if finish.abort {
+        End::Abort
+    } else {
+        End::Finished
+    }
+}
+
 /// The subject of a full disk.
 const NO_ROOM: &str = "room in the state directory";
 
@@ -76,6 +90,8 @@ pub struct Recorder<'a> {
     pub totals: &'a mut Totals,
     /// What has happened and is still to be told.
     pub events: &'a mut Vec<Event>,
+    /// Where it is counted.
+    pub metrics: &'a Metrics,
 }
 
 impl Recorder<'_> {
@@ -328,6 +344,9 @@ impl Recorder<'_> {
             debug!(machine = %name, path = %path.display(), new, "accounting record");
             self.totals.records += u64::from(new);
             if new {
+                self.metrics.accounted(&self.config.name);
+            }
+            if new {
                 self.events.push(Event::Accounted {
                     machine: name.clone(),
                     machinetype: files.machinetype.clone(),
@@ -393,6 +412,8 @@ impl Recorder<'_> {
 
     fn say_finished(&mut self, finish: &Finish, recorded: bool, now: Timestamp) {
         let machine = &finish.machine;
+        let (space, machinetype) = (&self.config.name, &finish.machinetype);
+        self.metrics.ended(space, machinetype, end_of(finish));
         self.events.push(Event::Ended {
             machine: machine.clone(),
             machinetype: finish.machinetype.clone(),
@@ -488,6 +509,8 @@ impl Recorder<'_> {
         let Some(machinetype) = machinetype.or_else(|| machine.machinetype()) else {
             return;
         };
+        let space = &self.config.name;
+        self.metrics.destroyed(space, &machinetype, reason.word());
         let (machine, reason_text) = (machine.clone(), reason.to_string());
         if reason.ended() == Ended::Heartbeat {
             self.events.push(Event::HeartbeatMissed {
@@ -516,9 +539,14 @@ impl Recorder<'_> {
             }
 
             let subject = format!("creating {machinetype}");
+            if let Some(reason) = outcome.result.as_ref().err().and_then(CreateError::word) {
+                let space = &self.config.name;
+                self.metrics.create_failed(space, &machinetype, reason);
+            }
             match outcome.result {
                 Ok(id) => {
                     self.totals.created += 1;
+                    self.metrics.created(&self.config.name, &machinetype);
                     info!(%machine, %id, "created");
                     self.events.push(Event::Created {
                         machine,
@@ -641,6 +669,7 @@ mod tests {
         repeats: Repeats,
         totals: Totals,
         events: Vec<Event>,
+        metrics: Metrics,
     }
 
     impl World {
@@ -656,6 +685,7 @@ mod tests {
                 repeats: Repeats::default(),
                 totals: Totals::default(),
                 events: Vec::new(),
+                metrics: Metrics::default(),
             };
             for name in NAMES {
                 let listed = testing::listed(name, MachineState::Running);
@@ -686,6 +716,7 @@ mod tests {
                 repeats: &mut self.repeats,
                 totals: &mut self.totals,
                 events: &mut self.events,
+                metrics: &self.metrics,
             }
         }
     }

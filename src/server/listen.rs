@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -19,11 +20,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ServerError;
+use super::access::Received;
 use super::identity::{Complaints, Credentials};
 use super::limits::{PerAddress, Place, max_connections};
 use super::occasionally::Occasionally;
 use super::router::{Access, Client, Router};
 use super::tls::{H2, Tls};
+use crate::metrics::{self, Handshake, Metrics};
+use crate::model::Timestamp;
 
 /// A handshake takes two round trips; a client that needs longer is not coming.
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -86,6 +90,7 @@ pub struct Shared {
     tasks: TaskTracker,
     places: Arc<Semaphore>,
     per_address: PerAddress,
+    metrics: Metrics,
     crowded: Occasionally<()>,
     failing: Occasionally<()>,
 }
@@ -98,6 +103,7 @@ impl Shared {
         stop: CancellationToken,
         abort: CancellationToken,
         tasks: TaskTracker,
+        metrics: Metrics,
     ) -> Self {
         let places = max_connections();
         Self {
@@ -106,11 +112,17 @@ impl Shared {
             stop,
             abort,
             tasks,
+            metrics,
             places: Arc::new(Semaphore::new(places)),
             per_address: PerAddress::of(places),
             crowded: Occasionally::every(REPEAT),
             failing: Occasionally::every(REPEAT),
         }
+    }
+
+    /// When our certificate runs out.
+    pub fn certificate_expires(&self) -> Option<Timestamp> {
+        self.tls.expires()
     }
 
     /// Looks for new certificates, CAs and CRLs.
@@ -187,11 +199,17 @@ pub async fn accept(listener: TcpListener, protocol: Protocol, shared: Arc<Share
         };
         let free = shared.places.available_permits();
         let Some(own_place) = shared.per_address.enter(address.ip(), free) else {
+            shared
+                .metrics
+                .https_connection(metrics::Connection::Crowded);
             if let Some(more) = shared.crowded.due(()) {
                 tracing::warn!(client = %address, more, "too many connections from one address");
             }
             continue;
         };
+        shared
+            .metrics
+            .https_connection(metrics::Connection::Accepted);
         let connection = Connection {
             address,
             shared: Arc::clone(&shared),
@@ -199,12 +217,29 @@ pub async fn accept(listener: TcpListener, protocol: Protocol, shared: Arc<Share
         };
         shared.tasks.spawn(async move {
             let _place = place;
+            let _open = Open::new(&connection.shared.metrics);
             let aborted = connection.shared.abort.clone();
             tokio::select! {
                 () = aborted.cancelled() => {}
                 () = connection.serve(stream, protocol) => {}
             }
         });
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Open(Metrics);
+
+impl Open {
+    fn new(metrics: &Metrics) -> Self {
+        metrics.https_open(true);
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.https_open(false);
     }
 }
 
@@ -234,15 +269,18 @@ impl Connection {
                 match finished {
                     Ok(Ok((stream, credentials))) => {
                         self.place.begun();
+                        self.shared.metrics.https_handshake(Handshake::Done);
                         let h2 = stream.ssl().selected_alpn_protocol() == Some(H2);
                         let client = self.client(Access::Tls(credentials));
                         self.serve_http(stream, client, h2).await;
                     }
                     // Scanners and health checks do this all day.
                     Ok(Err(error)) => {
+                        self.shared.metrics.https_handshake(Handshake::Failed);
                         tracing::debug!(client = %self.address, error, "no TLS handshake");
                     }
                     Err(_) => {
+                        self.shared.metrics.https_handshake(Handshake::TimedOut);
                         tracing::debug!(client = %self.address, "the TLS handshake took too long");
                     }
                 }
@@ -280,10 +318,18 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let router = self.shared.router.clone();
-        let service = service_fn(move |request| {
-            let (router, client) = (router.clone(), Arc::clone(&client));
-            async move { Ok::<_, std::convert::Infallible>(router.answer(request, &client).await) }
+        let shared = Arc::clone(&self.shared);
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            let (shared, client) = (Arc::clone(&shared), Arc::clone(&client));
+            async move {
+                let method = request.method().clone();
+                let response = shared.router.answer(request, &client).await;
+                shared.metrics.https_request(&method, response.status());
+                if let Some(received) = response.extensions().get::<Received>() {
+                    shared.metrics.https_upload(received.0);
+                }
+                Ok::<_, std::convert::Infallible>(response)
+            }
         });
         let builder = http_builder(h2);
         let connection = builder.serve_connection(TokioIo::new(stream), service);

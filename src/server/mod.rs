@@ -49,6 +49,8 @@ pub use tls::TlsError;
 
 use crate::clock::Clock;
 use crate::config::ServerConfig;
+use crate::metrics::Metrics;
+use crate::model::Timestamp;
 use crate::state::Layout;
 use listen::{Protocol, Shared};
 
@@ -91,6 +93,19 @@ impl Server {
         layout: Layout,
         clock: Clock,
     ) -> Result<Self, ServerError> {
+        Self::start_counted(config, layout, clock, Metrics::default()).await
+    }
+
+    /// The same, with somebody who counts.
+    ///
+    /// # Errors
+    /// When an address cannot be had, or the certificate cannot be used.
+    pub async fn start_counted(
+        config: &ServerConfig,
+        layout: Layout,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Self, ServerError> {
         let tls = tls::Tls::new(config, clock.clone())?;
         let limits = Limits {
             file: config.joboutputs_max_bytes,
@@ -105,6 +120,7 @@ impl Server {
             stop.clone(),
             abort.clone(),
             tasks.clone(),
+            metrics,
         ));
         // All listeners first: half a server is none.
         let mut listeners = Vec::new();
@@ -137,6 +153,11 @@ impl Server {
     /// configuration had port 0.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// When the certificate that it shows runs out, if that can be told.
+    pub fn certificate_expires(&self) -> Option<Timestamp> {
+        self.shared.certificate_expires()
     }
 
     /// Looks for new certificates, CAs and CRLs; to be called every minute or so. Reads one

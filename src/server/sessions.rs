@@ -194,7 +194,7 @@ fn crl_end(pem: &[u8], issuer: &X509Ref) -> Option<Timestamp> {
 }
 
 /// A time before 1970 is 1970.
-fn timestamp(time: &Asn1TimeRef) -> Result<Timestamp, ErrorStack> {
+pub(super) fn timestamp(time: &Asn1TimeRef) -> Result<Timestamp, ErrorStack> {
     let since = Asn1Time::from_unix(0)?.diff(time)?;
     let seconds = i64::from(since.days) * 86_400 + i64::from(since.secs);
     Ok(Timestamp::from_unix(u64::try_from(seconds).unwrap_or(0)))

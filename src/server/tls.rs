@@ -17,9 +17,10 @@ use openssl::x509::store::{X509Lookup, X509Store, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
 use tokio::time::Instant;
 
-use super::sessions::Sessions;
+use super::sessions::{Sessions, timestamp};
 use crate::clock::Clock;
 use crate::config::ServerConfig;
+use crate::model::Timestamp;
 
 /// HTTP/2 as ALPN names it.
 pub const H2: &[u8] = b"h2";
@@ -124,6 +125,17 @@ impl Tls {
     fn sessions(&self, context: &SslContext) -> Arc<Sessions> {
         let (ca_path, clock) = (self.ca_path.clone(), self.clock.clone());
         Arc::new(Sessions::new(context.clone(), ca_path, clock))
+    }
+
+    /// When our certificate, or one of the chain that is shown with it, runs out; `None` when that
+    /// cannot be told.
+    pub fn expires(&self) -> Option<Timestamp> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = &current.own;
+        let ends = std::iter::once(&own.cert).chain(&own.chain);
+        let mut ends = ends.filter_map(|cert| timestamp(cert.not_after()).ok());
+        let first = ends.next()?;
+        Some(ends.fold(first, Timestamp::min))
     }
 
     /// For a new connection, with the sessions that it may resume. Connections that exist keep
@@ -318,7 +330,6 @@ mod tests {
     use openssl::rsa::Rsa;
 
     use super::*;
-    use crate::model::Timestamp;
     use crate::state::Disk;
 
     fn write_certificate(path: &Path) {

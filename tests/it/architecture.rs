@@ -11,11 +11,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &["model"]),
     ("rng", &[]),
     ("blocking", &[]),
+    ("metrics", &["model"]),
     ("config", &["model", "state"]),
     ("state", &["model"]),
     (
         "cloud",
-        &["blocking", "clock", "config", "model", "rng", "state"],
+        &[
+            "blocking", "clock", "config", "metrics", "model", "rng", "state",
+        ],
     ),
     (
         "images",
@@ -69,6 +72,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "decide",
             "events",
+            "metrics",
             "model",
             "observe",
             "state",
@@ -80,7 +84,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "remote",
         &["blocking", "clock", "cloud", "config", "model", "state"],
     ),
-    ("server", &["blocking", "clock", "config", "model", "state"]),
+    (
+        "server",
+        &["blocking", "clock", "config", "metrics", "model", "state"],
+    ),
 ];
 
 /// What decisions must never see.

@@ -24,6 +24,7 @@
 mod guard;
 mod health;
 mod listen;
+mod metrics;
 mod reply;
 mod routes;
 
@@ -41,6 +42,7 @@ use super::dashboard::Dashboard;
 use super::status::Board;
 use crate::clock::Clock;
 use crate::events::EventLog;
+use crate::metrics::Metrics;
 use crate::model::{Secret, WriteToken};
 use crate::rng::Seeds;
 use crate::state::{StateError, Store};
@@ -65,6 +67,10 @@ pub(super) struct Context {
     pub driver: mpsc::Sender<oneshot::Sender<()>>,
     /// The page, and what it asks for.
     pub dashboard: Dashboard,
+    /// What has been counted.
+    pub metrics: Metrics,
+    /// Where records wait.
+    pub store: Arc<Store>,
     /// Places for answers that go on.
     pub streams: Arc<Semaphore>,
 }
@@ -98,7 +104,6 @@ pub(super) struct AdminEndpoint {
     wanted: Option<SocketAddr>,
     listening: Option<Listening>,
     context: Arc<Context>,
-    store: Arc<Store>,
     seeds: Seeds,
 }
 
@@ -121,6 +126,7 @@ impl AdminEndpoint {
         store: &Arc<Store>,
         board: &Board,
         events: &EventLog,
+        metrics: &Metrics,
     ) -> (Self, Questions) {
         let (driver, asked) = mpsc::channel(reply::STREAMS);
         let dashboard = Dashboard::new(
@@ -134,13 +140,14 @@ impl AdminEndpoint {
             clock: settings.clock.clone(),
             driver,
             dashboard,
+            metrics: metrics.clone(),
+            store: Arc::clone(store),
             streams: Arc::new(Semaphore::new(reply::STREAMS)),
         };
         let new = Self {
             wanted: None,
             listening: None,
             context: Arc::new(context),
-            store: Arc::clone(store),
             seeds: settings.host.seeds.clone(),
         };
         (new, Questions(asked))
@@ -186,10 +193,10 @@ impl AdminEndpoint {
             info!("the admin endpoint is at http://{address}/");
             Guard::of_this_host()
         } else {
-            let token = self.store.admin_token(&self.fresh_token())?;
+            let token = self.context.store.admin_token(&self.fresh_token())?;
             warn!(
                 "the admin endpoint is at http://{address}/, in clear and not only for this host: it asks everybody for the token in {}",
-                self.store.layout().admin_token().display()
+                self.context.store.layout().admin_token().display()
             );
             Guard::with_token(token.hash)
         };
@@ -215,7 +222,7 @@ impl AdminEndpoint {
 
     /// Takes over a token that an admin has changed or removed.
     fn renew(&self, guard: &Guard, repeats: &mut Repeats) {
-        match self.store.admin_token(&self.fresh_token()) {
+        match self.context.store.admin_token(&self.fresh_token()) {
             Ok(token) => {
                 repeats.is_over(TOKEN);
                 if guard.renew(token.hash) {

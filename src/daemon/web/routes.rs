@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::guard::Guard;
 use super::reply::{self, Body};
-use super::{Context, health};
+use super::{Context, health, metrics};
 use crate::blocking;
 use crate::daemon::admin;
 
@@ -43,6 +43,7 @@ async fn route(
     match asked.uri().path() {
         "/healthz" => health::alive(context).await,
         "/readyz" => health::ready(&context.board.now()),
+        "/metrics" => metrics::scrape(asked.headers(), context).await,
         "/v1/stream" => {
             let messages = context.dashboard.messages();
             reply::streaming(context, stop, "text/event-stream", messages)

@@ -46,6 +46,13 @@ pub fn get(factory: &Factory, path: &str) -> Answer {
     })
 }
 
+/// The same with more headers.
+pub fn get_with(factory: &Factory, path: &str, headers: &str) -> Answer {
+    let head = head_of(path, &format!("Host: localhost\r\n{headers}"));
+    let here = (Ipv4Addr::LOCALHOST, factory.admin);
+    exchange(here, &head).unwrap().1
+}
+
 fn try_get(port: u16, path: &str) -> Option<Answer> {
     let head = head_of(path, "Host: localhost\r\n");
     exchange((Ipv4Addr::LOCALHOST, port), &head).map(|(_, answer)| answer)

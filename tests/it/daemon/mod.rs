@@ -17,6 +17,7 @@ mod health;
 mod heartbeats;
 mod kept;
 mod life;
+mod metrics;
 mod pipes;
 mod placing;
 mod plan;
