@@ -49,7 +49,7 @@
 //!
 //! Commands beside a running daemon tell it something through [`state::order`] and, of what it logs,
 //! over its local socket, [`daemon::admin`], where they also ask it. Monitoring systems and browsers
-//! ask it over HTTP, in `daemon::web`.
+//! ask it over HTTP, in `daemon::web`; what browsers are shown is [`daemon::dashboard`].
 //!
 //! What holds everywhere:
 //!

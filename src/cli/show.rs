@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::human::{Cell, Paint, Style, ago, length, moment, printable, table};
 use super::told::Known;
 use crate::config::SpaceConfig;
+use crate::daemon::dashboard::{Concern, concern};
 use crate::daemon::{MachineStatus, Phase, SpaceStatus};
 use crate::decide::{Blocked, Rule};
 use crate::model::{MachinetypeName, Processors, SpaceName, Timestamp};
@@ -337,24 +338,10 @@ fn reason(why: &Blocked, now: Timestamp) -> String {
 
 /// Whether a reason is one that a person has to do something about.
 pub const fn paint(why: &Blocked) -> Paint {
-    match why {
-        Blocked::SuspectScan { .. }
-        | Blocked::NoLimitKnown
-        | Blocked::NoFlavor { .. }
-        | Blocked::Unsupported { .. } => Paint::Bad,
-        Blocked::ShutdownTime { .. }
-        | Blocked::Exhausted { .. }
-        | Blocked::Image { .. }
-        | Blocked::Backoff { .. }
-        | Blocked::Trial { .. }
-        | Blocked::Failing { .. } => Paint::Warning,
-        Blocked::NoTargetShare
-        | Blocked::MachinetypeMachines { .. }
-        | Blocked::MachinetypeProcessors { .. }
-        | Blocked::StartingProcessors { .. }
-        | Blocked::SpaceMachines { .. }
-        | Blocked::SpaceProcessors { .. }
-        | Blocked::CycleCap { .. } => Paint::Plain,
+    match concern(why) {
+        Concern::Wrong => Paint::Bad,
+        Concern::Waits => Paint::Warning,
+        Concern::None => Paint::Plain,
     }
 }
 

@@ -238,7 +238,8 @@ fn without_machines(status: &Status) -> Status {
     status
 }
 
-fn machine(status: &Status, name: &str, now: Timestamp) -> Option<ToldMachine> {
+/// The machine of a name, if there is one.
+pub(super) fn machine(status: &Status, name: &str, now: Timestamp) -> Option<ToldMachine> {
     let name = MachineName::new(name).ok()?;
     status.spaces.iter().find_map(|(space, of_space)| {
         let mut machines = of_space.machines.iter();

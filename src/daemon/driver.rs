@@ -186,12 +186,13 @@ impl Driver {
         board.config_loaded(now, config.spaces.keys().cloned().collect());
         board.certificate(server.certificate_expires());
         let socket = open_socket(&settings, &store, &board);
-        let (mut endpoint, questions) = AdminEndpoint::new(&settings, &store, &board, &metrics);
+        let disk = store.layout().disk();
+        let (events, writing) = EventLog::start(settings.events.clone(), disk);
+        let (mut endpoint, questions) =
+            AdminEndpoint::new(&settings, &store, &board, &events, &metrics);
         endpoint
             .tend(config.server.admin_listen, &mut repeats)
             .await;
-        let disk = store.layout().disk();
-        let (events, writing) = EventLog::start(settings.events.clone(), disk);
         let tick = Tick {
             config: Arc::clone(&config),
             templates: Templates::new(&config.server.ca_path),

@@ -17,6 +17,7 @@
 //!    instead loses nothing either.
 
 pub mod admin;
+pub mod dashboard;
 mod driver;
 mod heartbeats;
 mod https;
@@ -29,6 +30,7 @@ mod showing;
 mod shutdown;
 mod space_task;
 mod status;
+pub mod story;
 mod unread;
 mod vacmon;
 mod web;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use super::Entry;
+use super::{Entry, Recent};
 use crate::blocking;
 use crate::state::Disk;
 use crate::state::disk::{NewFile, PUBLIC, directory_of};
@@ -40,6 +40,7 @@ pub struct Place {
 pub struct EventLog {
     queue: Option<mpsc::Sender<Message>>,
     lost: Arc<AtomicU64>,
+    recent: Arc<watch::Sender<Recent>>,
 }
 
 #[derive(Debug)]
@@ -54,7 +55,7 @@ enum Message {
 pub struct Writing(JoinHandle<()>);
 
 impl EventLog {
-    /// Begins to write to `place`; `None` is a log that forgets.
+    /// Begins to write to `place`; `None` is a log that keeps only the latest, in memory.
     pub fn start(place: Option<Place>, disk: &Disk) -> (Self, Option<Writing>) {
         let Some(place) = place else {
             return (Self::default(), None);
@@ -62,7 +63,7 @@ impl EventLog {
         let (queue, messages) = mpsc::channel(QUEUE);
         let log = Self {
             queue: Some(queue),
-            lost: Arc::default(),
+            ..Self::default()
         };
         let writer = Writer {
             place,
@@ -80,8 +81,14 @@ impl EventLog {
         if entries.is_empty() {
             return;
         }
+        self.recent.send_modify(|recent| recent.extend(&entries));
         let count = entries.len();
         self.send(Message::Entries(entries), count);
+    }
+
+    /// The latest events, and to be told of new ones.
+    pub fn recent(&self) -> watch::Receiver<Recent> {
+        self.recent.subscribe()
     }
 
     /// Opens the file anew: whoever rotates it may have moved it.

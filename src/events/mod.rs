@@ -6,8 +6,10 @@
 //! machine may be told twice. What must not be lost is in the state directory.
 
 mod log;
+mod recent;
 
 pub use log::{EventLog, Place, Writing, files, read_lines};
+pub use recent::{KEPT, Recent};
 
 use std::fmt;
 

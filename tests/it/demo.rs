@@ -37,6 +37,7 @@ fn the_demo_shows_what_it_promises_and_leaves_it_to_look_at() {
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{shown}\n{told}\n{log}");
     assert!(shown.contains("Summary"), "{shown}");
+    assert!(shown.contains("In a browser: http://127.0.0.1:"), "{shown}");
     assert!(!shown.contains('\u{1b}'), "no drawing outside a terminal");
 
     let state = root.join("state");

@@ -17,6 +17,7 @@ mod config_manual;
 mod config_names;
 mod contract;
 mod daemon;
+mod dashboard;
 mod demo;
 #[cfg(feature = "ec2")]
 mod ec2;

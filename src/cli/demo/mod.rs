@@ -302,10 +302,12 @@ fn introduction(site: &Site, options: &DemoOptions) -> String {
     } else {
         format!("for {} s", options.seconds)
     };
+    let dashboard = site.dashboard();
+    let dashboard = dashboard.map_or_else(String::new, |url| format!("\nIn a browser: {url}"));
     format!(
         "vcycled runs here {how_long} with two spaces on the embedded cloud; its clock goes {speed} \
          times as fast.{faults}\nConfiguration, state and log are in {}\n\
-         In another terminal: vcycled --state-dir {} status --watch\n\
+         In another terminal: vcycled --state-dir {} status --watch{dashboard}\n\
          # is a running machine, + one that starts.",
         site.root.display(),
         site.state_dir.display()

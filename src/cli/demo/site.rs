@@ -139,6 +139,14 @@ impl Site {
         })
     }
 
+    /// Where its dashboard is. The one of a demo that is gone on with stays where it was.
+    pub(super) fn dashboard(&self) -> Option<String> {
+        let text = fs::read_to_string(&self.config).ok()?;
+        let mut lines = text.lines();
+        let address = lines.find_map(|line| line.strip_prefix("admin_listen = "))?;
+        Some(format!("http://{address}/"))
+    }
+
     /// Fills the root, which exists and is empty. What says that it is a demo comes last, so that
     /// one that is half made is not gone on with.
     fn make(&self, now: Timestamp) -> Result<(), DemoError> {

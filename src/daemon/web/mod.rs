@@ -11,7 +11,7 @@
 //! [`Stream`](futures_util::Stream) of `Bytes` and returns [`reply::streaming`] with it: that counts
 //! the reader among [`reply::STREAMS`] (with too many the answer is 503), ends the stream when the
 //! listener ends, and leaves it to the system to end the connection of a reader who reads nothing.
-//! [`stream`] is an example. What a route may need is in [`Context`]. A page that loads scripts sets
+//! [`super::dashboard`] is an example. What a route may need is in [`Context`]. A page that loads scripts sets
 //! a `Content-Security-Policy` of its own; without one it gets the strictest.
 //!
 //! Invariants:
@@ -27,7 +27,6 @@ mod listen;
 mod metrics;
 mod reply;
 mod routes;
-mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,8 +38,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::Settings;
+use super::dashboard::Dashboard;
 use super::status::Board;
 use crate::clock::Clock;
+use crate::events::EventLog;
 use crate::metrics::Metrics;
 use crate::model::{Secret, WriteToken};
 use crate::rng::Seeds;
@@ -64,6 +65,8 @@ pub(super) struct Context {
     pub clock: Clock,
     /// Asks the driver whether it comes round.
     pub driver: mpsc::Sender<oneshot::Sender<()>>,
+    /// The page, and what it asks for.
+    pub dashboard: Dashboard,
     /// What has been counted.
     pub metrics: Metrics,
     /// Where records wait.
@@ -122,13 +125,21 @@ impl AdminEndpoint {
         settings: &Settings,
         store: &Arc<Store>,
         board: &Board,
+        events: &EventLog,
         metrics: &Metrics,
     ) -> (Self, Questions) {
         let (driver, asked) = mpsc::channel(reply::STREAMS);
+        let dashboard = Dashboard::new(
+            (board.clone(), events.recent()),
+            Arc::clone(store),
+            settings.clock.clone(),
+            settings.interval,
+        );
         let context = Context {
             board: board.clone(),
             clock: settings.clock.clone(),
             driver,
+            dashboard,
             metrics: metrics.clone(),
             store: Arc::clone(store),
             streams: Arc::new(Semaphore::new(reply::STREAMS)),
@@ -200,6 +211,7 @@ impl AdminEndpoint {
             stop: listening.stop.clone(),
             tasks: listening.tasks.clone(),
         };
+        self.context.dashboard.begin();
         listening.tasks.spawn(listen::accept(listener, place));
         Ok(listening)
     }

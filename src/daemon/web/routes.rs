@@ -11,20 +11,9 @@ use tracing::debug;
 
 use super::guard::Guard;
 use super::reply::{self, Body};
-use super::{Context, health, metrics, stream};
+use super::{Context, health, metrics};
 use crate::blocking;
 use crate::daemon::admin;
-
-/// What there is, for people who look.
-const INDEX: &str = "\
-vcycled
-
-/healthz           whether the daemon goes round
-/readyz            whether each space has been looked at
-/metrics           for Prometheus
-/v1/status         what vcycled status --json prints
-/v1/machines/NAME  one machine
-/v1/stream         events: when the status has changed";
 
 /// The answer to a request.
 pub(super) async fn answer(
@@ -52,13 +41,18 @@ async fn route(
     stop: &CancellationToken,
 ) -> Response<Body> {
     match asked.uri().path() {
-        "/" => reply::text(StatusCode::OK, INDEX),
         "/healthz" => health::alive(context).await,
         "/readyz" => health::ready(&context.board.now()),
         "/metrics" => metrics::scrape(asked.headers(), context).await,
-        "/v1/stream" => stream::changes(context, stop),
-        path if path.starts_with("/v1/") => told(asked, context).await,
-        _ => reply::text(StatusCode::NOT_FOUND, "there is nothing here"),
+        "/v1/stream" => {
+            let messages = context.dashboard.messages();
+            reply::streaming(context, stop, "text/event-stream", messages)
+        }
+        path => match context.dashboard.answer(asked).await {
+            Some(answer) => answer,
+            None if path.starts_with("/v1/") => told(asked, context).await,
+            None => reply::text(StatusCode::NOT_FOUND, "there is nothing here"),
+        },
     }
 }
 

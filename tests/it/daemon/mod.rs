@@ -3,7 +3,7 @@
 mod access;
 mod apel;
 mod apel_commands;
-mod client;
+pub mod client;
 mod clouds;
 mod configuration;
 mod contextualization;
