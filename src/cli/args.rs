@@ -23,8 +23,7 @@ const CONFIG_DIR: &str = "/etc/vcycle.d";
 /// The heading of the options that all commands have.
 const ALL_COMMANDS: &str = "Options of all commands";
 
-/// Fills cloud projects with VMs by target shares, looks after them and accounts for them. Without a
-/// command it is the daemon.
+/// Keeps cloud projects full of VMs by target shares. Without a command: the daemon.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "vcycled",
@@ -68,11 +67,13 @@ pub struct Arguments {
     #[arg(long, global = true, hide = true, value_name = "BYTES", default_value_t = EVENT_LOG_BYTES,
           value_parser = clap::value_parser!(u64).range(1000..))]
     event_log_bytes: u64,
-    /// How the lines of the daemon's log look.
+    /// The daemon's log: text or json.
     #[arg(
         long,
         global = true,
+        help_heading = ALL_COMMANDS,
         value_enum,
+        hide_possible_values = true,
         value_name = "FORMAT",
         default_value_t
     )]
@@ -137,9 +138,9 @@ pub enum Command {
     /// Count accounting records, for the accounting server.
     ApelSync(ApelSyncOptions),
     /// List the accounting records, show one, or send one again.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::APEL)]
     Apel(ApelCommand),
-    /// Say what there is of GridPP's Vcycle, and take it over with the machines that run.
+    /// Take over the state and the machines of GridPP's Vcycle.
     Migrate(MigrateOptions),
     /// See it work: two spaces on embedded clouds, for about a minute.
     Demo(DemoOptions),
@@ -258,8 +259,8 @@ pub struct LogOptions {
     /// Only what the cycles of this space say.
     #[arg(long, value_name = "SPACE")]
     pub space: Option<SpaceName>,
-    /// The level; default is as the daemon was started.
-    #[arg(value_enum, value_name = "LEVEL")]
+    /// error, warn, info, debug, trace, or default: as the daemon was started.
+    #[arg(value_enum, hide_possible_values = true, value_name = "LEVEL")]
     pub level: LogLevel,
 }
 
@@ -507,18 +508,23 @@ mod tests {
     #[test]
     fn each_help_fits_a_screen_and_has_examples() {
         let program = Arguments::command().term_width(80);
-        let names: Vec<&str> = program.get_subcommands().map(|c| c.get_name()).collect();
+        let mut names = Vec::new();
+        for command in program.get_subcommands() {
+            names.push(vec![command.get_name()]);
+            for nested in command.get_subcommands() {
+                names.push(vec![command.get_name(), nested.get_name()]);
+            }
+        }
         assert!(names.len() > 10, "{names:?}");
         let help = |line: &[&str]| {
             let shown = program.clone().try_get_matches_from(line);
             shown.unwrap_err().to_string()
         };
-        let mut helps = vec![("vcycled", help(&["vcycled", "--help"]))];
-        helps.extend(
-            names
-                .iter()
-                .map(|name| (*name, help(&["vcycled", name, "--help"]))),
-        );
+        let mut helps = vec![("vcycled".to_owned(), help(&["vcycled", "--help"]))];
+        helps.extend(names.iter().map(|names| {
+            let line = [&["vcycled"], &**names, &["--help"]].concat();
+            (names.join(" "), help(&line))
+        }));
         for (name, help) in helps {
             let lines = help.lines().count();
             assert!((24..=40).contains(&lines), "{name}: {lines} lines\n{help}");

@@ -71,6 +71,12 @@ pub(super) const APEL_SYNC: &str = "Examples:
 The count goes to standard output, and to apel-outgoing in the state
 directory when a space has a gocdb_sitename.";
 
+pub(super) const APEL: &str = "Examples:
+  vcycled apel list --waiting   what has not been sent yet
+  vcycled apel show vcycle-atlas-k3j9x0q2ab
+  vcycled apel resend --since 7d --space example.org
+                                what would be sent again?";
+
 pub(super) const APEL_LIST: &str = "Examples:
   vcycled apel list --waiting   what has not been sent yet
   vcycled apel list --since 7d --space example.org

@@ -264,7 +264,9 @@ proptest! {
                 continue;
             };
             let at = files.stopped.unwrap_or(NOW);
-            if vm.started.is_some() || files.started.is_some() || at > NOW {
+            // One that has run found room; what the files say of it may be older.
+            let has_run = machine.first_running.is_some();
+            if vm.started.is_some() || files.started.is_some() || has_run || at > NOW {
                 continue;
             }
             let of_zone = |zone| Place { flavor: flavor.clone(), zone };
