@@ -177,8 +177,12 @@ pub fn published_file(
     let path = format!("{machine}/{}/{}", which.dir_name(), name.as_str());
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     match rustix::fs::openat2(&machines, path, READ, Mode::empty(), how) {
-        // Linux before 5.6, and sandboxes that do not know the call.
-        Err(Errno::NOSYS | Errno::PERM) => one_by_one(machines, machine, which, name),
+        // The directory was moved out of the tree meanwhile.
+        Err(Errno::XDEV) => Ok(None),
+        // Linux before 5.6, sandboxes that do not know the call, and a tree that moves too much.
+        Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => {
+            one_by_one(machines, machine, which, name)
+        }
         opened => match missing_is_none(opened)? {
             Some(fd) => OpenFile::new(fd),
             None => Ok(None),
