@@ -23,17 +23,17 @@ impl Workers {
     /// When the system gives no more threads or descriptors.
     pub fn start() -> io::Result<Self> {
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let one = |_| {
-            Builder::new_multi_thread()
+        // What has been started ends as it has to (see `drop`) when another cannot be.
+        let mut workers = Self(Vec::new());
+        for _ in 0..processors.min(MOST) {
+            let runtime = Builder::new_multi_thread()
                 .worker_threads(1)
                 .thread_name("vcycled-https")
                 .enable_all()
-                .build()
-        };
-        (0..processors.min(MOST))
-            .map(one)
-            .collect::<Result<_, _>>()
-            .map(Self)
+                .build()?;
+            workers.0.push(runtime);
+        }
+        Ok(workers)
     }
 
     /// What is to run on each.
