@@ -709,10 +709,10 @@ fn with_curl(world: &World) {
 fn quotas(world: &World) {
     let user = Some(&PKI.user);
     assert_eq!(world.put(user, "big", &"x".repeat(2_500_000)).status, 201);
-    assert_eq!(
-        world.put(user, "bigger", &"x".repeat(1_500_000)).status,
-        507
-    );
+    // Not more than the server reads of a body that it refuses: who sends more may find the connection
+    // closed before the answer can be read.
+    let more = "x".repeat(1_000_000);
+    assert_eq!(world.put(user, "bigger", &more).status, 507);
     assert!(!world.output("bigger").exists());
     assert_eq!(world.put(user, "heartbeat", "alive").status, 200);
 }
