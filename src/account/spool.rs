@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::apel::Record;
 use crate::model::MachineName;
-use crate::state::{Layout, StateError, disk};
+use crate::state::{Layout, StateError, disk, failed};
 
 /// How many names are tried when a record of another machine has the one that follows from the
 /// machine's name: two of 10^8 in one second.
@@ -105,16 +105,6 @@ fn put(layout: &Layout, path: &Path, message: &str) -> Result<(), StateError> {
     let disk = layout.disk();
     disk.write(&layout.tmp(), path, message.as_bytes(), disk::PUBLIC)
         .map_err(failed("write", path))
-}
-
-/// Adds what was tried, on which path, to an error of the file system.
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
-    let path = path.to_owned();
-    move |source| StateError::Io {
-        action,
-        path,
-        source,
-    }
 }
 
 fn is_about(text: &str, record: &Record) -> bool {

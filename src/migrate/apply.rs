@@ -10,7 +10,7 @@ use super::plan::{Change, Plan};
 use super::tree::{Kind, Old, Tree};
 use super::{Survey, plan};
 use crate::model::Timestamp;
-use crate::state::{Layout, StateError, Store, disk};
+use crate::state::{Layout, StateError, Store, disk, failed};
 
 /// What has been done.
 #[derive(Debug, Default)]
@@ -71,15 +71,6 @@ pub fn apply(
         .remove_file(&marker)
         .map_err(failed("remove", &marker))?;
     Ok(done)
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
-    let path = path.to_owned();
-    move |source| StateError::Io {
-        action,
-        path,
-        source,
-    }
 }
 
 /// Puts the marker there that keeps daemons from starting; says whether it was there.

@@ -402,9 +402,7 @@ impl Disk {
     pub fn discard(&self, temporary: &Path) {
         let removed = match fs::symlink_metadata(temporary) {
             Ok(found) if found.is_dir() => self.remove_tree(temporary),
-            Ok(_) => self
-                .will(Effect::RemoveFile(temporary))
-                .and_then(|()| fs::remove_file(temporary)),
+            Ok(_) => return self.discard_file(temporary),
             Err(_) => return,
         };
         if let Err(error) = removed {

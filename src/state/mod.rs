@@ -62,6 +62,16 @@ pub enum StateError {
     },
 }
 
+/// Adds what was tried, on which path, to an error of the file system.
+pub fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    let path = path.to_owned();
+    move |source| StateError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
 impl StateError {
     /// The same about another path.
     fn at(self, path: &Path) -> Self {
