@@ -35,7 +35,7 @@ mod told;
 mod wake;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -48,6 +48,7 @@ use crate::clock::Clock;
 use crate::config::Sources;
 use crate::daemon::{Host, Settings};
 use crate::model::FactoryName;
+use crate::telemetry::has_colours;
 
 /// Runs the command that `arguments` ask for, and says how it went.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -61,7 +62,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Clap's own errors are for people and complete; that they cannot be printed leaves
             // nobody to tell.
-            let _printed = error.print();
+            let text = error.render();
+            let _printed = if error.use_stderr() {
+                write_styled(&mut io::stderr(), &text)
+            } else {
+                write_styled(&mut io::stdout(), &text)
+            };
             return match error.kind() {
                 clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion => {
                     Exit::Ok
@@ -72,6 +78,19 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     report("vcycled", dispatch(arguments))
+}
+
+/// Writes what clap has to say, in colours by the rule of all other output: clap's own knows more
+/// variables, and would paint a dumb terminal of a CI runner.
+fn write_styled(
+    stream: &mut (impl Write + IsTerminal),
+    text: &clap::builder::StyledStr,
+) -> io::Result<()> {
+    if has_colours(stream) {
+        write!(stream, "{}", text.ansi())
+    } else {
+        write!(stream, "{text}")
+    }
 }
 
 fn report(program: &str, outcome: Result<(), Failure>) -> ExitCode {

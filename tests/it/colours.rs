@@ -56,6 +56,9 @@ fn only_terminals_get_colours_and_no_color_takes_them_away() {
     for (command, expected) in commands {
         let cases = [
             (true, vec![filter], true),
+            (true, vec![filter, ("CI", "1")], true),
+            (true, vec![filter, ("CI", "1"), ("TERM", "dumb")], false),
+            (false, vec![filter, ("CLICOLOR_FORCE", "1")], false),
             (true, vec![filter, ("NO_COLOR", "1")], false),
             (true, vec![filter, ("TERM", "dumb")], false),
             (false, vec![filter], false),
