@@ -41,6 +41,7 @@ pub fn factory(known: &Known, all: bool, style: Style) -> String {
         }
     }
     text += &configuration(known, style);
+    text += &https(known, style);
     for (name, space) in &status.spaces {
         let config = known.config.as_ref();
         let config = config.and_then(|config| config.spaces.get(name));
@@ -84,6 +85,13 @@ fn configuration(known: &Known, style: Style) -> String {
         text += &format!("  {problem}\n");
     }
     text
+}
+
+fn https(known: &Known, style: Style) -> String {
+    let Some(problem) = &known.told.status.https.problem else {
+        return String::new();
+    };
+    format!("{}\n", style.paint(Paint::Bad, &printable(problem)))
 }
 
 fn of_space(

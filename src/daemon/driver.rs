@@ -184,7 +184,7 @@ impl Driver {
         let now = settings.clock.now();
         board.begin(daemon_status(&settings, now));
         board.config_loaded(now, config.spaces.keys().cloned().collect());
-        board.certificate(server.certificate_expires());
+        board.https(server.status());
         let socket = open_socket(&settings, &store, &board);
         let disk = store.layout().disk();
         let (events, writing) = EventLog::start(settings.events.clone(), disk);
@@ -335,8 +335,7 @@ impl Driver {
         self.fetch_pipes();
         self.start_spaces().await;
         self.show_orphans();
-        let expires = self.server.certificate_expires();
-        self.common.board.certificate(expires);
+        self.common.board.https(self.server.status());
         let admin_listen = self.tick.config.server.admin_listen;
         self.endpoint.tend(admin_listen, &mut self.repeats).await;
         let (store, repeats) = (&self.common.store, &mut self.repeats);

@@ -167,6 +167,21 @@ impl Server {
         &self.addresses
     }
 
+    /// Whether a server could start with `config` once this one has ended: its certificate, key and
+    /// CAs can be used, and its ports are free, apart from those that are ours.
+    ///
+    /// # Errors
+    /// When it could not.
+    pub fn could_become(&self, config: &ServerConfig, clock: &Clock) -> Result<(), ServerError> {
+        tls::Tls::new(config, clock.clone())?;
+        let is_ours = |port| self.addresses.iter().any(|ours| ours.port() == port);
+        for addresses in [&config.listen, &config.http_listen] {
+            let others = addresses.iter().filter(|other| !is_ours(other.port()));
+            listen::bind_all(&others.copied().collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
     /// When the certificate that it shows runs out, if that can be told.
     pub fn certificate_expires(&self) -> Option<Timestamp> {
         self.shared.certificate_expires()
