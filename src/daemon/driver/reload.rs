@@ -42,16 +42,16 @@ pub(super) async fn load(settings: &Settings, pipes: &Arc<config::Pipes>) -> con
     blocking::run(move || config::load_with(&sources, &context, &pipes)).await
 }
 
-fn in_lines(problems: &[config::Problem]) -> String {
-    in_text(problems).join("\n")
+fn as_text(problems: &[config::Problem]) -> String {
+    as_lines(problems).join("\n")
 }
 
-fn in_text(problems: &[config::Problem]) -> Vec<String> {
+fn as_lines(problems: &[config::Problem]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
 fn tell_warnings(problems: &[config::Problem], repeats: &mut Repeats) {
-    if repeats.is_news(WARNINGS, &in_lines(problems)) {
+    if repeats.is_news(WARNINGS, &as_text(problems)) {
         for problem in problems {
             warn!("{problem}");
         }
@@ -93,15 +93,15 @@ impl Driver {
     }
 
     fn reject(&mut self, problems: &[config::Problem], now: Timestamp) {
-        if self.repeats.is_news(ERRORS, &in_lines(problems)) {
+        if self.repeats.is_news(ERRORS, &as_text(problems)) {
             for problem in problems {
                 error!("{problem}");
             }
             error!("the configuration has errors; going on with the last good one");
             self.tell(Event::ConfigRejected {
-                problems: in_text(problems),
+                problems: as_lines(problems),
             });
         }
-        self.common.board.config_rejected(now, in_text(problems));
+        self.common.board.config_rejected(now, as_lines(problems));
     }
 }

@@ -151,7 +151,8 @@ impl Factory {
         )
     }
 
-    /// The option that gives the VMs their certificate.
+    /// The option that gives the VMs their certificate. One that has none tries for half a minute to
+    /// leave its last words.
     pub fn vm_certificate(&self) -> String {
         format!("simulated_cert = {}\n", self.path("etc/vm.pem").display())
     }

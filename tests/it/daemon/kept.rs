@@ -86,7 +86,7 @@ fn a_full_disk_for_copies_keeps_nothing_else() {
     let Some(disk) = SmallDisk::mount(factory.state("joboutputs")) else {
         return;
     };
-    let space = "max_machines = 1\nsimulated_job_seconds = 8\ncleanup_hours = 1";
+    let space = "max_machines = 2\nsimulated_job_seconds = 8\ncleanup_hours = 1";
     configure(&factory, space, &[("atlas", "log_joboutputs = True")]);
     disk.fill();
     let daemon = factory.start();
