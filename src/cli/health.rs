@@ -10,7 +10,7 @@ use super::status::write;
 use super::told;
 use crate::daemon::admin::Told;
 use crate::daemon::{Phase, Settings, SpaceStatus};
-use crate::decide::Blocked;
+use crate::decide::{Blocked, Concern};
 use crate::model::{Seconds, SpaceName};
 
 /// A space whose latest complete cycle is older than so many cycles is in trouble, and older than so
@@ -225,26 +225,15 @@ fn of_space(
     }
     for (machinetype, report) in &space.report.machinetypes {
         let why = &report.stopped_by;
-        let text = format!("space {name}: nothing is created of {machinetype}: {why}");
-        match why {
-            Blocked::SuspectScan { .. } => findings.push(Finding::critical(text)),
-            Blocked::NoLimitKnown | Blocked::NoFlavor { .. } | Blocked::Unsupported { .. } => {
-                findings.push(Finding::warning(text));
-            }
-            Blocked::NoTargetShare
-            | Blocked::ShutdownTime { .. }
-            | Blocked::Exhausted { .. }
-            | Blocked::Image { .. }
-            | Blocked::Backoff { .. }
-            | Blocked::Trial { .. }
-            | Blocked::Failing { .. }
-            | Blocked::MachinetypeMachines { .. }
-            | Blocked::MachinetypeProcessors { .. }
-            | Blocked::StartingProcessors { .. }
-            | Blocked::SpaceMachines { .. }
-            | Blocked::SpaceProcessors { .. }
-            | Blocked::CycleCap { .. } => {}
+        if why.concern() != Concern::Wrong {
+            continue;
         }
+        let text = format!("space {name}: nothing is created of {machinetype}: {why}");
+        findings.push(if matches!(why, Blocked::SuspectScan { .. }) {
+            Finding::critical(text)
+        } else {
+            Finding::warning(text)
+        });
     }
     findings
 }

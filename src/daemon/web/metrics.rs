@@ -288,24 +288,10 @@ fn ratio(part: f64, whole: f64) -> Option<f64> {
 }
 
 fn backoff(blocked: &Blocked, now: Timestamp) -> Seconds {
-    match blocked {
-        Blocked::Backoff { until } => until.since(now),
-        Blocked::NoTargetShare
-        | Blocked::ShutdownTime { .. }
-        | Blocked::SuspectScan { .. }
-        | Blocked::NoLimitKnown
-        | Blocked::NoFlavor { .. }
-        | Blocked::Exhausted { .. }
-        | Blocked::Image { .. }
-        | Blocked::Unsupported { .. }
-        | Blocked::Trial { .. }
-        | Blocked::Failing { .. }
-        | Blocked::MachinetypeMachines { .. }
-        | Blocked::MachinetypeProcessors { .. }
-        | Blocked::StartingProcessors { .. }
-        | Blocked::SpaceMachines { .. }
-        | Blocked::SpaceProcessors { .. }
-        | Blocked::CycleCap { .. } => Seconds::default(),
+    if let Blocked::Backoff { until } = blocked {
+        until.since(now)
+    } else {
+        Seconds::default()
     }
 }
 
