@@ -48,7 +48,7 @@ pub struct DaemonStatus {
 pub struct HttpsStatus {
     /// Whether there should be one and is none.
     pub is_down: bool,
-    /// Why there is none, or why it does not run as [server] asks.
+    /// Why there is none, or why it does not run as `[server]` asks.
     pub problem: Option<String>,
     /// When its certificate runs out.
     pub certificate_expires: Option<Timestamp>,

@@ -1,18 +1,18 @@
 //! EC2: Amazon's own, and the endpoints of OpenStack and others that speak its query API.
 //!
-//! The SDK knows the API, [`client`] what of it is ours. Nothing of the SDK leaves this module.
+//! The SDK knows the API, `client` what of it is ours. Nothing of the SDK leaves this module.
 //!
 //! Invariants, beside those of [`Cloud`]:
 //! 1. Every request carries the configured `Version`, and its signature the configured region and
-//!    service; a parameter that this version does not know is not sent ([`version`]).
-//! 2. Only a whole document is read ([`xml`]), and only a complete listing is one ([`list`]).
+//!    service; a parameter that this version does not know is not sent (`version`).
+//! 2. Only a whole document is read (`xml`), and only a complete listing is one (`list`).
 //! 3. Nothing that changes something is repeated here, by the SDK or by us.
 //! 4. A cycle costs one request for each page of the listing, and one more when an instance type is
 //!    new or not known to the service.
 //! 5. No message has the secret key or user_data in it.
 //!
 //! EC2 is eventually consistent: for a while after RunInstances other requests may not know the
-//! instance yet. [`memory`] knows what has been made just now, so that "not found" is not taken for
+//! instance yet. `memory` knows what has been made just now, so that "not found" is not taken for
 //! "gone" and a listing that lags is not taken for the truth.
 
 mod blame;

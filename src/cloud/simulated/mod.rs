@@ -14,7 +14,7 @@
 //!
 //! It has no faults of its own: what goes wrong here goes wrong as it would elsewhere, by quotas,
 //! certificates and time. With `simulated_fault_percent` it is as bad as real clouds are at their
-//! worst ([`faults`]).
+//! worst (`faults`).
 
 mod answer;
 mod compute;

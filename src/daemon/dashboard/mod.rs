@@ -4,7 +4,7 @@
 //!
 //! | path | what is there |
 //! | --- | --- |
-//! | `/`, `/dashboard/...` | the page ([`files`]) |
+//! | `/`, `/dashboard/...` | the page (`files`) |
 //! | `/v1/stream` | server-sent events: what has changed, at most once a second ([`stream`]) |
 //! | `/v1/history?space=NAME` | machines and aborts over time, of all spaces without a name ([`history`]) |
 //! | `/v1/machines?space=NAME` | the machines of a space, a page at a time ([`machines`]) |
