@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::admin::AdminSocket;
+use super::certificate;
 use super::https::HttpsServer;
 use super::joboutputs::Janitor;
 use super::unread::UnreadDirectories;
@@ -18,6 +19,7 @@ use super::web::{AdminEndpoint, Questions};
 use super::{Board, Common, Control, DaemonError, DaemonStatus, Settings, Tick, space_task};
 use crate::act::userdata::Templates;
 use crate::blocking;
+use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::events::{Entry, Event, EventLog, Writing};
 use crate::images;
@@ -26,7 +28,7 @@ use crate::migrate;
 use crate::model::{MachineFiles, SpaceName, Timestamp};
 use crate::pipes;
 use crate::state::{Layout, StateError, Store};
-use crate::telemetry::{Repeats, levels};
+use crate::telemetry::{Lasted, Repeats, Telling, levels};
 
 /// How long work that is under way may take to end after a stop was asked for.
 const STOP_GRACE: Duration = Duration::from_secs(8);
@@ -286,23 +288,19 @@ impl Driver {
         let text = in_lines(&loaded.problems);
         match loaded.config {
             None => {
-                if self.repeats.is_news(ERRORS, &text) {
-                    for problem in &loaded.problems {
-                        error!("{problem}");
-                    }
-                    error!("the configuration has errors; going on with the last good one");
-                    let problems = loaded.problems.iter().map(ToString::to_string);
-                    let problems = problems.collect();
-                    self.tell(Event::ConfigRejected { problems });
-                }
+                self.tell_config_errors(&loaded.problems, now);
                 let problems = loaded.problems.iter().map(ToString::to_string).collect();
                 self.common.board.config_rejected(now, problems);
             }
             Some(config) => {
-                let is_good_again = self.repeats.is_over(ERRORS).is_some();
-                if is_good_again {
-                    info!("the configuration is good again");
-                }
+                let is_good_again = match self.repeats.ended(ERRORS) {
+                    Some(Lasted { since, .. }) => {
+                        let since = since.to_rfc3339();
+                        info!("the configuration is good again; it had errors since {since}");
+                        true
+                    }
+                    None => false,
+                };
                 if self.repeats.is_news(WARNINGS, &text) {
                     for problem in &loaded.problems {
                         warn!("{problem}");
@@ -337,6 +335,10 @@ impl Driver {
         self.show_orphans();
         let expires = self.server.certificate_expires();
         self.common.board.certificate(expires);
+        let file = &self.tick.config.server.cert;
+        // Clients judge it by the real time, also in a demo.
+        let real = Clock::system().now();
+        certificate::tell(expires, file, real, &mut self.repeats);
         let admin_listen = self.tick.config.server.admin_listen;
         self.endpoint.tend(admin_listen, &mut self.repeats).await;
         let (store, repeats) = (&self.common.store, &mut self.repeats);
@@ -394,6 +396,25 @@ impl Driver {
             let task = self.tasks.spawn(task).id();
             let running = Running { task, ticks, found };
             self.running.insert(space.clone(), running);
+        }
+    }
+
+    /// Names each error once, and later only says that there are some.
+    fn tell_config_errors(&mut self, problems: &[config::Problem], now: Timestamp) {
+        match self.repeats.telling(ERRORS, &in_lines(problems), now) {
+            Telling::News => {
+                for problem in problems {
+                    error!("{problem}");
+                }
+                error!("the configuration has errors; going on with the last good one");
+                let problems = problems.iter().map(ToString::to_string).collect();
+                self.tell(Event::ConfigRejected { problems });
+            }
+            Telling::Reminder(Lasted { since, .. }) => error!(
+                "the configuration still has errors, since {}; going on with the last good one, and vcycled check names them",
+                since.to_rfc3339()
+            ),
+            Telling::Nothing => {}
         }
     }
 

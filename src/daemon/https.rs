@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::model::{Heartbeat, Seconds, SpaceSnapshot, Timestamp};
 use crate::server::{Server, ServerError};
 use crate::state::Store;
-use crate::telemetry::Repeats;
+use crate::telemetry::{Lasted, Repeats, Telling};
 
 /// How long the HTTPS server waits for requests that are being answered.
 const SERVER_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -141,17 +141,23 @@ impl HttpsServer {
             Ok(server) => {
                 self.server = Some(server);
                 self.hearing = Hearing::Since(clock.now());
-                if let Some(count) = repeats.is_over(SUBJECT) {
-                    info!("the HTTPS server is back, after {count} cycle(s)");
+                if let Some(Lasted { count, since }) = repeats.ended(SUBJECT) {
+                    let since = since.to_rfc3339();
+                    info!("the HTTPS server is back, after {count} cycle(s) without since {since}");
                 }
             }
             Err(problem) => {
                 self.hearing = Hearing::Deaf;
-                if repeats.is_news(SUBJECT, &problem.to_string()) {
-                    error!(
-                        "cannot start the HTTPS server: {problem}; machines cannot reach it and are not judged by their heartbeats, and the next cycle tries again"
-                    );
-                }
+                let still = match repeats.telling(SUBJECT, &problem.to_string(), clock.now()) {
+                    Telling::News => String::new(),
+                    Telling::Reminder(lasted) => {
+                        format!("still, since {}: ", lasted.since.to_rfc3339())
+                    }
+                    Telling::Nothing => return,
+                };
+                error!(
+                    "{still}cannot start the HTTPS server: {problem}; machines cannot reach it and are not judged by their heartbeats, and the next cycle tries again"
+                );
             }
         }
     }

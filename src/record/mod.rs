@@ -38,7 +38,7 @@ use crate::model::{
 };
 use crate::observe::Memory;
 use crate::state::{NewMachine, StateError, Store, TimeFile, Unread};
-use crate::telemetry::Repeats;
+use crate::telemetry::{Lasted, Repeats, Telling};
 
 /// What has happened in one space since the daemon started: for status and the demo.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -72,6 +72,7 @@ const fn end_of(finish: &Finish) -> End {
 
 /// The subject of a full disk.
 const NO_ROOM: &str = "room in the state directory";
+const STILL_NO_ROOM: &str = "room in the state directory, still";
 
 /// What writing down needs.
 #[derive(Debug)]
@@ -148,10 +149,28 @@ impl Recorder<'_> {
     }
 
     /// Finds out whether a disk that was full has room again.
-    pub fn look_for_room(&mut self) {
-        if self.has_no_room() && self.store.check_room().is_ok() {
-            self.repeats.is_over(NO_ROOM);
-            info!("the state directory has room again");
+    pub fn look_for_room(&mut self, now: Timestamp) {
+        if !self.has_no_room() {
+            return;
+        }
+        if let Err(problem) = self.store.check_room() {
+            // The first time was told when it was met.
+            let telling = self.repeats.telling(STILL_NO_ROOM, "", now);
+            if let Telling::Reminder(Lasted { since, .. }) = telling {
+                error!(
+                    "still, since {}: {problem}; nothing is created until there is room",
+                    since.to_rfc3339()
+                );
+            }
+            return;
+        }
+        self.repeats.is_over(NO_ROOM);
+        match self.repeats.ended(STILL_NO_ROOM) {
+            Some(Lasted { since, .. }) => info!(
+                "the state directory has room again, after none since {}",
+                since.to_rfc3339()
+            ),
+            None => info!("the state directory has room again"),
         }
     }
 
