@@ -25,11 +25,12 @@ pub(super) fn plain(text: &str) -> String {
 }
 
 /// The text with an error of OpenSSL in it (`error:CODE:LIBRARY:FUNCTION:REASON:FILE:LINE:MORE`)
-/// reduced to the reason and what more there is to say.
+/// reduced to the reason and what more there is to say. Of a whole stack of them what counts is what
+/// TLS made of it.
 fn tls(text: &str) -> Option<String> {
     const LIBRARY: &str = ":SSL routines:";
-    let (before, after) = text.split_once(LIBRARY)?;
-    let (before, _code) = before.rsplit_once("error:")?;
+    let (_stack, after) = text.split_once(LIBRARY)?;
+    let before = text.get(..first_error(text)?)?;
     let mut fields = after.splitn(5, ':');
     let (_function, reason) = (fields.next()?, fields.next()?);
     let (_file, _line) = (fields.next()?, fields.next()?);
@@ -43,6 +44,18 @@ fn tls(text: &str) -> Option<String> {
     }
     said.push_str(meaning(reason, more));
     Some(said)
+}
+
+/// Where the first error of OpenSSL begins, by its code.
+fn first_error(text: &str) -> Option<usize> {
+    const MARK: &str = "error:";
+    let has_code = |at: &usize| {
+        let from = at + MARK.len();
+        let code = text.get(from..from + 8);
+        code.is_some_and(|code| code.bytes().all(|digit| digit.is_ascii_hexdigit()))
+    };
+    let mut places = text.match_indices(MARK).map(|(at, _)| at);
+    places.find(has_code)
 }
 
 fn meaning(reason: &str, more: &str) -> &'static str {
@@ -110,6 +123,14 @@ mod tests {
                  alert bad certificate:../ssl/record/rec_layer_s3.c:1586:SSL alert number 42, \
                  error:0A000197:SSL routines:x:shutdown while in init:../ssl/ssl_lib.c:1:",
                 "no answer: TLS: sslv3 alert bad certificate: SSL alert number 42",
+            ),
+            (
+                "client error (Connect): error:02000084:rsa routines:rsa_ossl_public_decrypt:data \
+                 too large for modulus:../crypto/rsa/rsa_ossl.c:554:, error:1C880004:Provider \
+                 routines:rsa_verify:RSA lib:../providers/x/rsa_sig.c:769:, error:0A000086:SSL \
+                 routines:tls_post_process_server_certificate:certificate verify failed:\
+                 ../ssl/statem/statem_clnt.c:1889: (certificate signature failure)",
+                "cannot connect: TLS: certificate verify failed: certificate signature failure",
             ),
             ("the body broke off", "the body broke off"),
             (
