@@ -67,7 +67,7 @@ fn meaning(reason: &str, more: &str) -> &'static str {
         "certificate verify failed"
             if more.contains("self-signed") || more.contains("issuer certificate") =>
         {
-            " (a CA of the site's own belongs into ca_path)"
+            " (a CA of the site's own belongs in ca_path)"
         }
         _ => "",
     }
@@ -111,7 +111,7 @@ mod tests {
                  tls_post_process_server_certificate:certificate verify failed:\
                  ../ssl/statem/statem_clnt.c:1889: (self-signed certificate)",
                 "cannot connect: TLS: certificate verify failed: self-signed certificate \
-                 (a CA of the site's own belongs into ca_path)",
+                 (a CA of the site's own belongs in ca_path)",
             ),
             (
                 "client error (Connect): error:0A000086:SSL routines::certificate verify failed:\
