@@ -40,7 +40,7 @@
 //! | [`observe`] | joins what the cloud lists with what the directories say; what is remembered between passes | config, model, state |
 //! | [`remote`] | asks remote servers what machines left there | blocking, clock, cloud, config, model, state |
 //! | [`decide`] | what to write down, destroy and create | config, model, rng |
-//! | [`act`] | carries out deletes, creates and removals | blocking, clock, cloud, config, decide, model, rng, state, telemetry |
+//! | [`act`] | carries out deletes, creates and removals | blocking, clock, cloud, config, decide, model, rng, state |
 //! | [`account`] | APEL records and where they go | config, model, state |
 //! | [`events`] | tells what has happened, one line of JSON each | blocking, model, state |
 //! | [`record`] | writes down what was found out and done, and tells it | account, act, cloud, config, decide, events, metrics, model, observe, state, telemetry |

@@ -1,8 +1,8 @@
 //! Logging: where it goes and how an error is written out.
 
 pub mod levels;
+mod repeats;
 
-use std::collections::HashMap;
 use std::error::Error;
 use std::io::IsTerminal;
 
@@ -13,6 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use levels::{Levels, NoteSpaces};
+pub use repeats::{Lasted, Lasting, Repeats, Telling};
 
 /// An error with everything that caused it, on one line: `a: b: c`.
 pub fn chain(error: &dyn Error) -> String {
@@ -139,67 +140,5 @@ pub fn start(filter: Option<&str>, under_systemd: bool, format: Format) {
     }
     if let Some(error) = refused {
         tracing::warn!(%error, "VCYCLE_LOG cannot be understood; logging as without it");
-    }
-}
-
-/// Messages that would come in every cycle: said once, counted, and said to be over.
-#[derive(Debug, Default)]
-pub struct Repeats {
-    standing: HashMap<String, Standing>,
-}
-
-#[derive(Debug)]
-struct Standing {
-    message: String,
-    count: u64,
-}
-
-impl Repeats {
-    /// Whether `message` about `subject` is news: the first, or another than the last time.
-    pub fn is_news(&mut self, subject: &str, message: &str) -> bool {
-        match self.standing.get_mut(subject) {
-            Some(standing) if standing.message == message => {
-                standing.count += 1;
-                false
-            }
-            _ => {
-                self.standing.insert(
-                    subject.to_owned(),
-                    Standing {
-                        message: message.to_owned(),
-                        count: 1,
-                    },
-                );
-                true
-            }
-        }
-    }
-
-    /// The trouble with `subject` is over: how many times it was reported, if it ever was.
-    pub fn is_over(&mut self, subject: &str) -> Option<u64> {
-        self.standing.remove(subject).map(|standing| standing.count)
-    }
-
-    /// Whether there is trouble with `subject` that is not over.
-    pub fn is_standing(&self, subject: &str) -> bool {
-        self.standing.contains_key(subject)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_same_trouble_is_told_once_until_it_changes_or_ends() {
-        let mut repeats = Repeats::default();
-        assert!(repeats.is_news("cloud", "down"));
-        assert!(!repeats.is_news("cloud", "down"));
-        assert!(repeats.is_news("cloud", "401"));
-        assert!(repeats.is_standing("cloud"));
-        assert_eq!(repeats.is_over("cloud"), Some(1));
-        assert!(!repeats.is_standing("cloud"));
-        assert_eq!(repeats.is_over("cloud"), None);
-        assert!(repeats.is_news("cloud", "401"));
     }
 }

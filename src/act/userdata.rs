@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 
 use crate::blocking;
 use crate::clock::Clock;
-use crate::cloud::http::{client_builder, https_stays_https};
+use crate::cloud::http::{client_builder, https_stays_https, text};
 use crate::config::machinetype::UserDataSource;
 use crate::config::{ImageSource, MachinetypeConfig, SpaceConfig};
 use crate::decide::Heartbeats;
@@ -364,7 +364,7 @@ impl Templates {
             url: shown.clone(),
             why,
         };
-        let chain = |error: reqwest::Error| failed(crate::telemetry::chain(&error.without_url()));
+        let chain = |error: reqwest::Error| failed(text::causes(&error.without_url()));
         let response = self
             .client()
             .map_err(chain)?

@@ -148,14 +148,19 @@ fn run_check(settings: &Settings, options: &CheckOptions, in_place: bool) -> Res
     let usable = check::run_with(sources, &context, &told, format, &mut out, &mut err)
         .map_err(|error| Failure::new(Exit::Io, format!("cannot write: {error}")))?;
     let loaded = crate::config::load_with(sources, &context, &told.pipes);
-    let obstacles = match loaded.config {
-        Some(config) if in_place => {
-            surroundings::obstacles(&config, &crate::state::Layout::new(&settings.state_dir))
+    let (lacking, obstacles) = match loaded.config {
+        Some(config) => {
+            let layout = crate::state::Layout::new(&settings.state_dir);
+            let obstacles = in_place.then(|| surroundings::obstacles(&config, &layout));
+            (
+                surroundings::lacking(&config),
+                obstacles.unwrap_or_default(),
+            )
         }
-        Some(_) | None => Vec::new(),
+        None => Default::default(),
     };
-    for obstacle in &obstacles {
-        writeln!(err, "{obstacle}")
+    for line in lacking.iter().chain(&obstacles) {
+        writeln!(err, "{line}")
             .map_err(|error| Failure::new(Exit::Io, format!("cannot write: {error}")))?;
     }
     match (usable, told.problems.is_empty()) {

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
-use crate::config::{Config, ServerConfig};
+use crate::config::machinetype::UserDataSource;
+use crate::config::{Config, ImageSource, MachinetypeConfig, ServerConfig};
 use crate::state::Layout;
 
 /// What stands in the daemon's way, a line for each, with what to do about it.
@@ -62,6 +63,52 @@ fn written(config: &Config, layout: &Layout) -> Vec<PathBuf> {
         all.extend(machinetypes.map(|machinetype| layout.machinetype(name, machinetype)));
     }
     all
+}
+
+/// The site's files without which no machine of a machinetype is made, as far as they are not there
+/// or cannot be read: a line for each. Those of machinetypes without a target_share may be missing.
+pub fn lacking(config: &Config) -> Vec<String> {
+    let machinetypes = config.spaces.iter().flat_map(|(space, about)| {
+        let named = about.machinetypes.iter();
+        named.map(move |(name, machinetype)| (format!("[machinetype {space} {name}]"), machinetype))
+    });
+    let used = machinetypes.filter(|(_, machinetype)| machinetype.target_share.get() > 0.0);
+    let lines = used.flat_map(|(section, machinetype)| {
+        let files = needed(machinetype).into_iter();
+        let lines = files.filter_map(|(option, file)| {
+            let error = access(file, Access::READ_OK).err()?;
+            let why = match error {
+                rustix::io::Errno::NOENT => "does not exist".to_owned(),
+                other => format!("cannot be read: {}", std::io::Error::from(other)),
+            };
+            let file = file.display();
+            Some(format!(
+                "{section} {option}: {file} {why}; until it can be read no machine of this kind is made"
+            ))
+        });
+        lines.collect::<Vec<_>>()
+    });
+    lines.collect()
+}
+
+/// The files of this host that a machine is made from, by the options that name them.
+fn needed(machinetype: &MachinetypeConfig) -> Vec<(String, &Path)> {
+    let mut files: Vec<(String, &Path)> = Vec::new();
+    let mut add = |option: &str, file| files.push((option.to_owned(), file));
+    if let UserDataSource::File(file) = &machinetype.user_data {
+        add("user_data", file.as_path());
+    }
+    for (name, file) in &machinetype.user_data_files {
+        add(&format!("user_data_file_{name}"), file);
+    }
+    if let Some((cert, key)) = &machinetype.user_data_proxy {
+        add("user_data_proxy_cert", cert);
+        add("user_data_proxy_key", key);
+    }
+    if let ImageSource::File(file) = &machinetype.root_image {
+        add("root_image", file);
+    }
+    files
 }
 
 /// The files that the HTTPS server cannot do without.

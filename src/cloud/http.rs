@@ -16,6 +16,7 @@ pub(super) mod ca;
 mod file;
 mod network;
 pub mod text;
+mod words;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

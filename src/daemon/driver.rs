@@ -13,12 +13,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::admin::AdminSocket;
+use super::certificate;
 use super::https::HttpsServer;
 use super::joboutputs::Janitor;
 use super::unread::UnreadDirectories;
 use super::web::{AdminEndpoint, Questions};
 use super::{Board, Common, Control, DaemonError, DaemonStatus, Settings, Tick};
 use crate::act::userdata::Templates;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::events::{Entry, Event, EventLog, Writing};
 use crate::images;
@@ -267,7 +269,12 @@ impl Driver {
         self.fetch_pipes();
         self.start_spaces().await;
         self.show_orphans();
-        self.common.board.https(self.server.status());
+        let https = self.server.status();
+        let file = &self.tick.config.server.cert;
+        // Clients judge it by the real time, also in a demo.
+        let real = Clock::system().now();
+        certificate::tell(https.certificate_expires, file, real, &mut self.repeats);
+        self.common.board.https(https);
         let admin_listen = self.tick.config.server.admin_listen;
         self.endpoint.tend(admin_listen, &mut self.repeats).await;
         let (store, repeats) = (&self.common.store, &mut self.repeats);

@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::model::{Heartbeat, Seconds, SpaceSnapshot, Timestamp};
 use crate::server::{Server, ServerError};
 use crate::state::Store;
-use crate::telemetry::Repeats;
+use crate::telemetry::{Lasted, Repeats, Telling};
 
 /// How long the HTTPS server waits for requests that are being answered.
 const SERVER_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -125,7 +125,7 @@ impl HttpsServer {
         };
         if wanted != self.config {
             self.change(wanted, clock, repeats).await;
-        } else if repeats.is_over(CHANGE).is_some() {
+        } else if repeats.ended(CHANGE).is_some() {
             info!("[server] is again what the HTTPS server runs with");
             self.problem = None;
         }
@@ -148,9 +148,16 @@ impl HttpsServer {
             && let Err(problem) = server.could_become(&wanted, clock)
         {
             let problem = problem.to_string();
-            if repeats.is_news(CHANGE, &problem) {
+            let still = match repeats.telling(CHANGE, &problem, clock.now()) {
+                Telling::News => Some(String::new()),
+                Telling::Reminder(lasted) => {
+                    Some(format!("still, since {}: ", lasted.since.to_rfc3339()))
+                }
+                Telling::Nothing => None,
+            };
+            if let Some(still) = still {
                 error!(
-                    "cannot change the HTTPS server as [server] asks: {problem}; it goes on as it was, and the next cycle tries again"
+                    "{still}cannot change the HTTPS server as [server] asks: {problem}; it goes on as it was, and the next cycle tries again"
                 );
             }
             self.problem = Some(format!(
@@ -162,7 +169,7 @@ impl HttpsServer {
         self.config = wanted;
         self.hearing = Hearing::Elsewhere;
         self.problem = None;
-        if let Some(count) = repeats.is_over(CHANGE) {
+        if let Some(Lasted { count, .. }) = repeats.ended(CHANGE) {
             info!("[server] can be used, after {count} cycle(s)");
         }
     }
@@ -178,8 +185,9 @@ impl HttpsServer {
                 self.server = Some(server);
                 self.hearing = Hearing::Since(clock.now());
                 self.problem = None;
-                if let Some(count) = repeats.is_over(START) {
-                    info!("the HTTPS server is back, after {count} cycle(s)");
+                if let Some(Lasted { count, since }) = repeats.ended(START) {
+                    let since = since.to_rfc3339();
+                    info!("the HTTPS server is back, after {count} cycle(s) without since {since}");
                 }
             }
             Err(problem) => {
@@ -187,11 +195,16 @@ impl HttpsServer {
                 self.problem = Some(format!(
                     "the HTTPS server is down, and machines are not judged by their heartbeats: {problem}"
                 ));
-                if repeats.is_news(START, &problem.to_string()) {
-                    error!(
-                        "cannot start the HTTPS server: {problem}; machines cannot reach it and are not judged by their heartbeats, and the next cycle tries again"
-                    );
-                }
+                let still = match repeats.telling(START, &problem.to_string(), clock.now()) {
+                    Telling::News => String::new(),
+                    Telling::Reminder(lasted) => {
+                        format!("still, since {}: ", lasted.since.to_rfc3339())
+                    }
+                    Telling::Nothing => return,
+                };
+                error!(
+                    "{still}cannot start the HTTPS server: {problem}; machines cannot reach it and are not judged by their heartbeats, and the next cycle tries again"
+                );
             }
         }
     }

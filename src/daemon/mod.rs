@@ -17,6 +17,7 @@
 //!    instead loses nothing either.
 
 pub mod admin;
+mod certificate;
 pub mod dashboard;
 mod driver;
 mod heartbeats;

@@ -26,7 +26,7 @@ use crate::record::{self, HeartbeatLists, Recorder, Totals};
 use crate::remote::Remotes;
 use crate::rng::Seed;
 use crate::state::{StateError, Store, Unread};
-use crate::telemetry::Repeats;
+use crate::telemetry::{Repeats, Telling};
 
 /// What ends a pass before anything is decided.
 #[derive(Debug, thiserror::Error)]
@@ -220,8 +220,8 @@ impl Pass<'_> {
         now: Timestamp,
         seed: Seed,
     ) -> Plan {
-        self.recorder().look_for_room();
-        self.report_unread(unread);
+        self.recorder().look_for_room(now);
+        self.report_unread(unread, now);
         let mut plan = decide::decide(&self.config, snapshot, now, seed);
         debug!(
             seed = seed.0,
@@ -231,7 +231,7 @@ impl Pass<'_> {
             "decided"
         );
         record::hold_back(&mut plan, unread);
-        self.report_blocked(&plan);
+        self.report_blocked(&plan, now);
         shutdown::note_empty(&self.config, &plan.report, now, &mut self.known.repeats);
         plan
     }
@@ -385,14 +385,14 @@ impl Pass<'_> {
         }
     }
 
-    fn report_unread(&mut self, unread: &[Unread]) {
+    fn report_unread(&mut self, unread: &[Unread], now: Timestamp) {
         const SUBJECT: &str = "heartbeats and messages";
         let Some(first) = unread.first() else {
-            self.known.repeats.is_over(SUBJECT);
+            self.known.repeats.ended(SUBJECT);
             return;
         };
         let text = first.to_string();
-        if self.known.repeats.is_news(SUBJECT, &text) {
+        if self.known.repeats.telling(SUBJECT, &text, now) != Telling::Nothing {
             error!(
                 "{text} ({} such problem(s)); these machines are not judged by their heartbeats, and their ends are not written down, until that can be read",
                 unread.len()
@@ -402,11 +402,11 @@ impl Pass<'_> {
 
     /// Says what keeps a machinetype from being created when a person has to do something about
     /// it, once.
-    fn report_blocked(&mut self, plan: &Plan) {
+    fn report_blocked(&mut self, plan: &Plan, now: Timestamp) {
         for (machinetype, report) in &plan.report.machinetypes {
             let subject = format!("blocked {machinetype}");
             if report.stopped_by.concern() != Concern::Wrong {
-                self.known.repeats.is_over(&subject);
+                self.known.repeats.ended(&subject);
                 continue;
             }
             let text = match &report.stopped_by {
@@ -416,8 +416,14 @@ impl Pass<'_> {
                 }
                 other => other.to_string(),
             };
-            if self.known.repeats.is_news(&subject, &text) {
-                error!(%machinetype, "nothing is created: {text}");
+            match self.known.repeats.telling(&subject, &text, now) {
+                Telling::News => error!(%machinetype, "nothing is created: {text}"),
+                Telling::Reminder(lasted) => error!(
+                    %machinetype,
+                    "nothing is created since {}: {text}",
+                    lasted.since.to_rfc3339()
+                ),
+                Telling::Nothing => {}
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::remote::answer::Trouble;
 use crate::remote::rounds::{Heard, PATIENCE};
 use crate::remote::{Asking, Found, Remotes};
 use crate::state::{StateError, Store, Unread};
+use crate::telemetry::{Lasted, Telling};
 
 /// What a pass may be late, beside a whole interval, before what was not seen meanwhile counts.
 const LATE: Seconds = Seconds::new(120);
@@ -96,17 +97,24 @@ impl Pass<'_> {
         for (machinetype, heard) in servers {
             let subject = format!("remote joboutputs of {machinetype}");
             let Some((machine, trouble)) = &heard.trouble else {
-                if let Some(count) = self.known.repeats.is_over(&subject) {
-                    info!(%machinetype, "the remote server answers as it should again, after {count} cycle(s)");
+                if let Some(Lasted { count, since }) = self.known.repeats.ended(&subject) {
+                    let since = since.to_rfc3339();
+                    info!(%machinetype, "the remote server answers as it should again, after {count} cycle(s) without since {since}");
                 }
                 continue;
             };
-            if self.known.repeats.is_news(&subject, trouble.text()) {
-                error!(
-                    %machinetype, %machine,
-                    "remote_joboutputs_url: {}; {}", trouble.text(), consequence(trouble)
-                );
-            }
+            let now = self.common.clock.now();
+            let still = match self.known.repeats.telling(&subject, trouble.text(), now) {
+                Telling::News => String::new(),
+                Telling::Reminder(lasted) => {
+                    format!("still, since {}: ", lasted.since.to_rfc3339())
+                }
+                Telling::Nothing => continue,
+            };
+            error!(
+                %machinetype, %machine,
+                "{still}remote_joboutputs_url: {}; {}", trouble.text(), consequence(trouble)
+            );
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::model::{MachineFiles, Processors, SpaceName};
 use crate::observe::Memory;
 use crate::record;
 use crate::rng::Seed;
+use crate::telemetry::{Lasted, Telling};
 
 /// What [`Repeats`] calls what ends passes.
 const CLOUD: &str = "the cloud";
@@ -130,32 +131,12 @@ impl SpaceTask {
                 self.status.decided = Some(done.decided);
                 self.status.report = done.report;
                 self.status.machines = Arc::new(done.machines);
-                if let Some(count) = self.known.repeats.is_over(CLOUD) {
-                    self.tell(Event::CycleRecovered { failed: count });
-                    info!("the cloud can be reached again, after {count} cycle(s)");
-                }
-                if let Some(count) = self.known.repeats.is_over(DISK) {
-                    self.tell(Event::CycleRecovered { failed: count });
-                    info!("the state directory can be used again, after {count} cycle(s)");
-                }
+                self.tell_recovered(CLOUD, "the cloud can be reached again");
+                self.tell_recovered(DISK, "the state directory can be used again");
             }
             Err(PassError::Stopping) => return,
             Err(problem) => {
-                let text = problem.to_string();
-                let subject = match problem {
-                    PassError::State(_) => DISK,
-                    PassError::Cloud(_) | PassError::Stopping => CLOUD,
-                };
-                if self.known.repeats.is_news(subject, &problem.trouble()) {
-                    self.tell(Event::CycleFailed {
-                        error: text.clone(),
-                    });
-                    error!(
-                        "{text}; nothing is created or destroyed, and the next cycle tries again"
-                    );
-                } else {
-                    debug!("{text}; again nothing is created or destroyed");
-                }
+                let text = self.tell_failed(&problem);
                 self.status.failed(text, clock.now());
             }
         }
@@ -169,6 +150,41 @@ impl SpaceTask {
         self.status.leaks = self.known.leaks.status.clone();
         self.status.images = self.known.images.states(&config);
         self.common.board.put(&self.space, self.status.clone());
+    }
+
+    /// Says why a cycle came to nothing, as often as it is of use; returns it.
+    fn tell_failed(&mut self, problem: &PassError) -> String {
+        let text = problem.to_string();
+        let subject = match problem {
+            PassError::State(_) => DISK,
+            PassError::Cloud(_) | PassError::Stopping => CLOUD,
+        };
+        let now = self.common.clock.now();
+        let repeats = &mut self.known.repeats;
+        match repeats.telling(subject, &problem.trouble(), now) {
+            Telling::News => {
+                error!("{text}; nothing is created or destroyed, and the next cycle tries again");
+                self.tell(Event::CycleFailed {
+                    error: text.clone(),
+                });
+            }
+            Telling::Reminder(Lasted { count, since }) => error!(
+                "still: {text}; {count} cycle(s) since {} have come to nothing, and the next one tries again",
+                since.to_rfc3339()
+            ),
+            Telling::Nothing => debug!("{text}; again nothing is created or destroyed"),
+        }
+        text
+    }
+
+    fn tell_recovered(&mut self, subject: &str, what: &str) {
+        if let Some(Lasted { count, since }) = self.known.repeats.ended(subject) {
+            self.tell(Event::CycleRecovered { failed: count });
+            info!(
+                "{what}, after {count} cycle(s) without since {}",
+                since.to_rfc3339()
+            );
+        }
     }
 
     async fn try_pass(

@@ -18,8 +18,9 @@ use tracing::{info, warn};
 use url::Url;
 
 use super::ImageError;
+use super::progress::{self, Fetching, Meter};
 use crate::blocking;
-use crate::cloud::http::{client_builder, https_stays_https, shown};
+use crate::cloud::http::{client_builder, https_stays_https, shown, text};
 use crate::state::Layout;
 use crate::state::disk::{NewFile, PUBLIC, temporary_path};
 
@@ -44,11 +45,16 @@ pub struct Cache {
     ca_path: PathBuf,
     /// Made for the first URL: it costs a tenth of a second.
     client: Arc<OnceLock<reqwest::Client>>,
-    /// One at a time asks for a URL.
     urls: Arc<Mutex<HashMap<Url, Asked>>>,
 }
 
-type Asked = Arc<tokio::sync::Mutex<Option<Answered>>>;
+/// What is known of a URL.
+#[derive(Clone, Debug, Default)]
+struct Asked {
+    /// One at a time asks for it.
+    answered: Arc<tokio::sync::Mutex<Option<Answered>>>,
+    fetching: Arc<Fetching>,
+}
 
 /// What was found out about a URL, and when.
 #[derive(Debug)]
@@ -81,17 +87,24 @@ impl Cache {
         Ok(self.client.get_or_init(|| client))
     }
 
+    fn asked(&self, url: &Url) -> Asked {
+        let mut urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
+        urls.entry(url.clone()).or_default().clone()
+    }
+
+    /// How far `url` has been fetched, now and later, whoever fetches it.
+    pub(super) fn fetching(&self, url: &Url) -> Arc<Fetching> {
+        self.asked(url).fetching
+    }
+
     /// The copy of `url`, after its server was asked whether there is a newer one. When the server
     /// cannot be reached or refuses, the copy that is there counts, and that is said.
     ///
     /// # Errors
     /// When there is no copy and none can be had, or the server tells no Last-Modified.
     pub async fn fetch(&self, layout: &Layout, url: &Url) -> Result<PathBuf, ImageError> {
-        let asked = {
-            let mut urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(urls.entry(url.clone()).or_default())
-        };
-        let mut asked = asked.lock().await;
+        let answered = self.asked(url).answered;
+        let mut asked = answered.lock().await;
         let path = path(layout, url);
         let is_fresh = |answered: &Answered| {
             let pause = answered.stale.as_ref().map_or(FRESH, |_| STALE);
@@ -126,7 +139,7 @@ impl Cache {
             url: shown(url),
             why,
         };
-        let chain = |error: reqwest::Error| failed(crate::telemetry::chain(&error.without_url()));
+        let chain = |error: reqwest::Error| failed(text::causes(&error.without_url()));
         let mut request = self.client().map_err(chain)?.get(url.clone());
         if let Some((since, _)) = cached {
             request = request.header(IF_MODIFIED_SINCE, httpdate::fmt_http_date(since));
@@ -154,13 +167,23 @@ impl Cache {
             length.map_or("size not told".to_owned(), |bytes| format!("{bytes} bytes")),
             httpdate::fmt_http_date(last_modified)
         );
+        let began = Instant::now();
+        let mut meter = Meter::new(length, began);
+        let fetching = self.fetching(url);
+        let under_way = fetching.begin(length);
         let mut download = Download::begin(layout).await?;
         let mut chunks = response.bytes_stream();
         while let Some(chunk) = chunks.next().await {
-            download.add(&chunk.map_err(chain)?).await?;
+            let chunk = chunk.map_err(chain)?;
+            download.add(&chunk).await?;
+            let done = under_way.add(chunk.len());
+            if let Some(how_far) = meter.look(done, Instant::now()) {
+                info!("fetching the image {}: {how_far}", shown(url));
+            }
         }
         let size = download.finish(last_modified, path).await?;
-        info!("fetched the image {}: {size} bytes", shown(url));
+        let taken = progress::taken(size, began.elapsed());
+        info!("fetched the image {}: {taken}", shown(url));
         Ok(())
     }
 }

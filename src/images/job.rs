@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::progress::{self, Fetching, Meter};
 use super::signature::{self, Rule};
 use super::source::{Original, Version, name_of};
 use super::{Cache, ImageError, cache};
@@ -17,6 +19,7 @@ use crate::cloud::{Cloud, CloudErrorKind, FoundImage, UploadProgress};
 use crate::config::ImageSource;
 use crate::model::{CloudId, ImageState, Owner, Seconds, Timestamp};
 use crate::state::Layout;
+use crate::telemetry::{Lasted, Lasting, Telling};
 
 /// How long it is believed that the cloud still has an image.
 const BELIEVED: Seconds = Seconds::new(600);
@@ -26,8 +29,6 @@ const PAUSE: Seconds = Seconds::new(60);
 const LONGEST_PAUSE: Seconds = Seconds::new(600);
 /// How often an upload is looked at for the log.
 const LOOK: Duration = Duration::from_secs(1);
-/// In how many steps the log shows an upload.
-const STEPS: u64 = 10;
 
 /// An image as the configuration asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub(super) struct Known {
     state: ImageState,
     /// The upload that is under way.
     upload: Option<(FileBody, Arc<UploadProgress>)>,
+    /// How far its URL has been fetched, while that is under way.
+    fetch: Option<Arc<Fetching>>,
     /// What has been found on the cloud, and when.
     ready: Option<(Version, Timestamp)>,
     /// What has a good signature, by this pattern.
@@ -57,8 +60,7 @@ pub(super) struct Known {
 struct Failure {
     /// Of which content; `None` when there was none.
     version: Option<Version>,
-    count: u32,
-    text: String,
+    lasting: Lasting,
     until: Timestamp,
 }
 
@@ -75,6 +77,7 @@ impl Shared {
         let known = Known {
             state: waiting("not looked at yet"),
             upload: None,
+            fetch: None,
             ready: None,
             verified: None,
             failure: None,
@@ -93,25 +96,31 @@ impl Shared {
         self.with(|known| {
             known.state = state;
             known.upload = None;
+            known.fetch = None;
         });
         self.looked.send_replace(true);
     }
 
     /// How far it is now.
     pub fn state(&self) -> ImageState {
-        self.with(|known| match &known.upload {
-            Some((body, progress)) => ImageState::Uploading {
+        self.with(|known| match (&known.upload, &known.fetch) {
+            (Some((body, progress)), _) => ImageState::Uploading {
                 id: progress.id(),
                 sent: body.sent(),
                 total: body.size(),
             },
-            None => known.state.clone(),
+            (None, Some(fetch)) if known.ready.is_none() => match fetch.shown() {
+                Some(how_far) => waiting(format!("it is being fetched, {how_far}")),
+                None => known.state.clone(),
+            },
+            (None, _) => known.state.clone(),
         })
     }
 
     /// Until it is there this is all that can be said.
-    fn is_fetching(&self) {
+    fn is_fetching(&self, how_far: Arc<Fetching>) {
         self.with(|known| {
+            known.fetch = Some(how_far);
             if known.ready.is_none() && known.failure.is_none() {
                 known.state = waiting("it is being fetched, or asked for at its server");
             }
@@ -131,7 +140,10 @@ impl Shared {
 
     /// A task that ended by itself, or was given up, uploads no more.
     pub fn no_upload(&self) {
-        self.with(|known| known.upload = None);
+        self.with(|known| {
+            known.upload = None;
+            known.fetch = None;
+        });
     }
 }
 
@@ -190,7 +202,7 @@ impl Job {
             ImageSource::Cloud(_) => Ok(None),
             ImageSource::File(path) => Original::open(disk, path).await.map(Some),
             ImageSource::Url(url) if self.wanted.used => {
-                self.shared.is_fetching();
+                self.shared.is_fetching(self.cache.fetching(url));
                 let path = self.cache.fetch(&self.layout, url).await?;
                 Original::open(disk, &path).await.map(Some)
             }
@@ -281,7 +293,7 @@ impl Job {
             image.format.word(),
             body.size()
         );
-        let began = self.clock.now();
+        let began = Instant::now();
         let progress = Arc::new(UploadProgress::default());
         self.shared
             .with(|known| known.upload = Some((body.clone(), Arc::clone(&progress))));
@@ -293,9 +305,9 @@ impl Job {
         };
         let id = outcome?;
         info!(
-            "uploaded the image {:?} as {id} in {} s",
+            "uploaded the image {:?} as {id}: {}",
             image.name,
-            self.clock.now().since(began)
+            progress::taken(body.size(), began.elapsed())
         );
         Ok(id)
     }
@@ -307,10 +319,9 @@ impl Job {
         });
         if let Some(failure) = failed {
             let name = name_of(&self.wanted.source);
-            info!(
-                "the image {name} can be used, after {} failure(s)",
-                failure.count
-            );
+            let Lasted { count, since } = failure.lasting.lasted();
+            let since = since.to_rfc3339();
+            info!("the image {name} can be used, after {count} failure(s) since {since}");
         }
         self.shared.set(ImageState::Ready { id });
     }
@@ -329,27 +340,32 @@ impl Job {
             debug!("cannot look after the image on the cloud: {text}");
             return;
         }
-        let (pause, is_news) = self.shared.with(|known| {
+        let (pause, telling) = self.shared.with(|known| {
             let before = known.failure.take();
             let before = before.filter(|failure| failure.version == version);
-            let count = before.as_ref().map_or(0, |failure| failure.count) + 1;
-            let pause = Seconds::new(PAUSE.get() << (count - 1).min(8)).min(LONGEST_PAUSE);
-            let is_news = before.is_none_or(|failure| failure.text != text);
+            let (telling, lasting) = match before.map(|failure| failure.lasting) {
+                Some(mut lasting) => (lasting.again(&text, now), lasting),
+                None => (Telling::News, Lasting::new(&text, now)),
+            };
+            let doublings = lasting.lasted().count.saturating_sub(1).min(8);
+            let pause = Seconds::new(PAUSE.get() << doublings).min(LONGEST_PAUSE);
             known.ready = None;
             known.failure = Some(Failure {
                 version,
-                count,
-                text: text.clone(),
+                lasting,
                 until: now + pause,
             });
-            (pause, is_news)
+            (pause, telling)
         });
-        if is_news {
-            warn!(
-                "{text}; no machines are created from this image, and the next try is in {pause} s"
-            );
-        } else {
-            debug!("{text}; the next try is in {pause} s");
+        let consequence =
+            format!("no machines are created from this image, and the next try is in {pause} s");
+        match telling {
+            Telling::News => warn!("{text}; {consequence}"),
+            Telling::Reminder(Lasted { count, since }) => warn!(
+                "still: {text}; {count} tries since {} have failed, {consequence}",
+                since.to_rfc3339()
+            ),
+            Telling::Nothing => debug!("{text}; the next try is in {pause} s"),
         }
         self.shared.set(waiting(text));
     }
@@ -357,19 +373,11 @@ impl Job {
 
 /// Says in the log how far an upload is.
 async fn tell(name: &str, body: &FileBody) -> std::convert::Infallible {
-    let total = body.size().max(1);
-    let mut told = 0;
+    let mut meter = Meter::new(Some(body.size()), Instant::now());
     loop {
         tokio::time::sleep(LOOK).await;
-        let sent = body.sent();
-        let step = u64::try_from(u128::from(sent) * u128::from(STEPS) / u128::from(total));
-        let step = step.unwrap_or(0).min(STEPS);
-        if step > told {
-            told = step;
-            info!(
-                "uploading {name:?}: {} % of {total} bytes",
-                step * 100 / STEPS
-            );
+        if let Some(how_far) = meter.look(body.sent(), Instant::now()) {
+            info!("uploading the image {name:?}: {how_far}");
         }
     }
 }

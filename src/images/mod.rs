@@ -17,6 +17,7 @@ mod cache;
 mod job;
 mod json;
 mod keeper;
+mod progress;
 pub mod signature;
 mod source;
 #[cfg(test)]

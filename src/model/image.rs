@@ -60,9 +60,10 @@ impl fmt::Display for ImageState {
             Self::Ready { id } => write!(f, "the cloud has it as {id}"),
             Self::Uploading { sent, total, .. } => write!(
                 f,
-                "being uploaded, {} of {} MiB",
+                "being uploaded, {} of {} MiB ({} %)",
                 sent / MEBIBYTE,
-                total.div_ceil(MEBIBYTE)
+                total.div_ceil(MEBIBYTE),
+                percent(*sent, *total)
             ),
             Self::Waiting { why } => f.write_str(why),
             Self::Unwanted => f.write_str("not uploaded while target_share is 0"),
@@ -71,3 +72,10 @@ impl fmt::Display for ImageState {
 }
 
 const MEBIBYTE: u64 = 1024 * 1024;
+
+/// What part of `total` is `done`; all of nothing.
+pub fn percent(done: u64, total: u64) -> u64 {
+    let part = u128::from(done.min(total)) * 100;
+    let part = part.checked_div(u128::from(total)).unwrap_or(100);
+    u64::try_from(part).unwrap_or(100)
+}

@@ -29,7 +29,7 @@ use crate::model::{Seconds, Timestamp};
 use crate::rng::Seeds;
 use crate::state::pipes::{PipeFile, read_all};
 use crate::state::{Layout, Store};
-use crate::telemetry::Repeats;
+use crate::telemetry::{Lasted, Repeats, Telling};
 
 /// How many pipes are fetched at once.
 const MOST_AT_ONCE: usize = 8;
@@ -207,8 +207,9 @@ impl Keeper {
             Err(why) => return self.failed(&url, &why),
         };
         let (place, now) = (shown(&url), self.clock.now());
-        if let Some(count) = self.repeats.is_over(&subject(&url)) {
-            info!("vacuum pipe {place}: fetched again, after {count} failure(s)");
+        if let Some(Lasted { count, since }) = self.repeats.ended(&subject(&url)) {
+            let since = since.to_rfc3339();
+            info!("vacuum pipe {place}: fetched again, after {count} failure(s) since {since}");
         }
         let unchanged = self.known.get(&url).is_some_and(|known| known.pipe == pipe);
         if pipe.entries.is_empty() && !unchanged {
@@ -250,14 +251,20 @@ impl Keeper {
             failures: failures.saturating_add(1),
         };
         self.pauses.insert(url.clone(), pause);
-        if !self.repeats.is_news(&subject(url), why) {
-            return;
-        }
+        let still = match self.repeats.telling(&subject(url), why, now) {
+            Telling::News => String::new(),
+            Telling::Reminder(Lasted { count, since }) => {
+                format!("still, {count} failure(s) since {}: ", since.to_rfc3339())
+            }
+            Telling::Nothing => return,
+        };
         let meanwhile = match self.known.get(url) {
             Some(known) => format!("what it said at {} counts", known.fetched.to_rfc3339()),
             None => "nothing is known of it, so that it makes no machinetypes".to_owned(),
         };
-        warn!("vacuum pipe {why}; {meanwhile} until it can be fetched, which is tried again");
+        warn!(
+            "{still}vacuum pipe {why}; {meanwhile} until it can be fetched, which is tried again"
+        );
     }
 
     /// Once in a life: forgets on disk what has long left the configuration.

@@ -3,11 +3,13 @@
 use tracing::{error, info};
 
 use super::Recorder;
+use crate::model::Timestamp;
 use crate::state::StateError;
-use crate::telemetry::Repeats;
+use crate::telemetry::{Lasted, Repeats, Telling};
 
 /// The subject of a full disk.
 const NO_ROOM: &str = "room in the state directory";
+const STILL_NO_ROOM: &str = "room in the state directory, still";
 
 /// Whether the disk was full, by what has been said of it.
 pub fn is_out_of_room(repeats: &Repeats) -> bool {
@@ -30,10 +32,28 @@ impl Recorder<'_> {
     }
 
     /// Finds out whether a disk that was full has room again.
-    pub fn look_for_room(&mut self) {
-        if self.has_no_room() && self.store.check_room().is_ok() {
-            self.repeats.is_over(NO_ROOM);
-            info!("the state directory has room again");
+    pub fn look_for_room(&mut self, now: Timestamp) {
+        if !self.has_no_room() {
+            return;
+        }
+        if let Err(problem) = self.store.check_room() {
+            // The first time was told when it was met.
+            let telling = self.repeats.telling(STILL_NO_ROOM, "", now);
+            if let Telling::Reminder(Lasted { since, .. }) = telling {
+                error!(
+                    "still, since {}: {problem}; nothing is created until there is room",
+                    since.to_rfc3339()
+                );
+            }
+            return;
+        }
+        self.repeats.is_over(NO_ROOM);
+        match self.repeats.ended(STILL_NO_ROOM) {
+            Some(Lasted { since, .. }) => info!(
+                "the state directory has room again, after none since {}",
+                since.to_rfc3339()
+            ),
+            None => info!("the state directory has room again"),
         }
     }
 }

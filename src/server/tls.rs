@@ -101,7 +101,7 @@ impl Tls {
         if seen.trust.is_empty() {
             tracing::warn!(
                 ca_path = %ca_path.display(),
-                "no CA certificates there; no VM can write to joboutputs until there are"
+                "no CA certificates there; no VM can write to joboutputs with a certificate until there are, only with its token"
             );
         }
         let own = Own::read(cert, key)?;

@@ -114,6 +114,16 @@ fn the_map_names_every_module_and_exactly_what_it_uses_all_of_it_above() {
     assert_eq!(above, declared.collect());
 }
 
+/// The cycle is a span with the name of its space: a field of the same name says it twice.
+#[test]
+fn lines_of_a_cycle_name_their_space_once() {
+    for name in ["cloud", "act", "record", "observe"] {
+        for (path, code) in module(name) {
+            assert!(!code.contains("space = %"), "{path}");
+        }
+    }
+}
+
 #[test]
 fn decisions_see_no_clock_file_socket_or_log() {
     for (path, code) in module("decide") {

@@ -79,12 +79,19 @@ fn every_command_and_option_has_its_place_in_a_page_and_no_other_has() {
 }
 
 #[test]
-fn pages_of_commands_are_well_formed() {
-    let commands = ["apel", "events", "explain", "health", "migrate", "status"];
-    for command in commands.map(|command| page(&format!("vcycled-{command}"))) {
+fn all_pages_are_well_formed() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
+    let files = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let pages: Vec<_> = files
+        .filter(|file| file.extension().is_some_and(|ending| ending != "md"))
+        .collect();
+    assert!(pages.len() > 9, "{pages:?}");
+    for page in pages {
         let linted = Command::new("mandoc")
-            .args(["-T", "lint", "-W", "warning"])
-            .arg(&command)
+            .args(["-T", "lint"])
+            .arg(&page)
             .output();
         let Ok(linted) = linted else {
             println!("skipped: there is no mandoc");
@@ -92,12 +99,15 @@ fn pages_of_commands_are_well_formed() {
         };
         let said = String::from_utf8_lossy(&linted.stdout).into_owned();
         // What it knows of other pages depends on the host.
-        let complaints = said.lines().filter(|line| !line.contains("mandoc.db"));
+        let elsewhere = ["mandoc.db", "referenced manual not found"];
+        let complaints = said
+            .lines()
+            .filter(|line| !elsewhere.iter().any(|words| line.contains(words)));
         assert_eq!(
             complaints.collect::<Vec<_>>(),
             [""; 0],
             "{}",
-            command.display()
+            page.display()
         );
     }
 }

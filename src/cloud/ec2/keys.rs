@@ -92,7 +92,7 @@ impl Ec2 {
         }
         match request.send().await.map_err(Problem::from) {
             Ok(answer) => {
-                info!(space = %self.space, key = %key.name, "public key imported");
+                info!(key = %key.name, "public key imported");
                 self.must_match(key, answer.key_fingerprint.as_deref().unwrap_or_default())
             }
             // Another program of the same owner was faster.

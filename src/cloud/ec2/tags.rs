@@ -59,7 +59,7 @@ impl Ec2 {
                 }
                 self.memory.set_needs_no_tags(id);
                 let machine = metadata.get("name").map_or("", String::as_str);
-                warn!(space = %self.space, %machine, %id,
+                warn!(%machine, %id,
                     "{error}; it stays without tags and is known by its identifier on file");
                 Ok(())
             }

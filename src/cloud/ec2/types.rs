@@ -128,8 +128,7 @@ impl Ec2 {
                 Ok(answer) => answer,
                 Err(problem) if is_silence(&problem) => {
                     let error = self.refused(ACTION, problem);
-                    info!(space = %self.space,
-                        "{error}; cpu_per_machine says how many processors a flavor has");
+                    info!("{error}; cpu_per_machine says how many processors a flavor has");
                     self.types.with(|known| known.silent = Some(Instant::now()));
                     return Ok(false);
                 }

@@ -30,7 +30,7 @@ pub(in crate::cloud) fn load(directory: &Path) -> Vec<Certificate> {
         match read_file(&entry.path()) {
             Ok(found) => seen.extend(found),
             Err(error) => {
-                warn!(file = %entry.path().display(), %error, "CA file cannot be used");
+                warn!(file = %entry.path().display(), %error, "this CA file cannot be used; the others are");
             }
         }
     }

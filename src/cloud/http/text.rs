@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use super::words;
+
 /// The most characters of a cloud's message that are shown.
 const MAX_CHARS: usize = 300;
 /// A longer word than this is no word: it is a token, a key or an encoded file. Clouds quote the
@@ -37,7 +39,7 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
         }
         next = current.source();
     }
-    one_line(&parts.join(": "))
+    one_line(&words::plain(&parts.join(": ")))
 }
 
 /// `text` on one line, without control characters, over-long words and what is beyond the limit.

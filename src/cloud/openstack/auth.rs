@@ -256,6 +256,15 @@ impl Identity {
             error
                 .message
                 .push_str(" (is url the address of the identity service?)");
+        } else if answer.status.as_u16() == 401 {
+            error.message.push_str(match &self.options.credentials {
+                OpenStackCredentials::Password { .. } => {
+                    " (see username, password_base64, tenancy_name and domain_name)"
+                }
+                OpenStackCredentials::ApplicationCredential { .. } => {
+                    " (see cred_id and cred_secret)"
+                }
+            });
         }
         error
     }

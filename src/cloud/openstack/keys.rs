@@ -58,7 +58,7 @@ impl OpenStack {
         let reply = reply.map_err(Trouble::into_error)?;
         match reply.status() {
             200..=299 => {
-                info!(space = %self.space, key = %key.name, "public key imported");
+                info!(key = %key.name, "public key imported");
                 Ok(())
             }
             // Another program of the same owner was faster.

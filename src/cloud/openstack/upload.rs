@@ -132,7 +132,7 @@ impl OpenStack {
         let reply = self.ask(Method::DELETE, &Target::image(&path), None).await;
         let problem = match reply.map_err(Trouble::into_error) {
             Ok(reply) if reply.is_success() => {
-                info!(space = %self.space, image = %id, "removed: {why}");
+                info!(image = %id, "removed: {why}");
                 return;
             }
             Ok(reply) if reply.status() == 404 => return,
@@ -140,7 +140,7 @@ impl OpenStack {
             Err(error) => error,
         };
         let problem = self.clean(problem);
-        warn!(space = %self.space, image = %id, "cannot be removed ({why}): {problem}");
+        warn!(image = %id, "cannot be removed ({why}): {problem}");
     }
 
     async fn make_image(&self, image: &NewImage) -> Result<CloudId, CloudError> {

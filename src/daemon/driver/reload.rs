@@ -13,7 +13,7 @@ use crate::daemon::{DaemonError, Settings, Tick};
 use crate::events::Event;
 use crate::images;
 use crate::model::Timestamp;
-use crate::telemetry::Repeats;
+use crate::telemetry::{Lasted, Repeats, Telling};
 
 /// What [`Repeats`] calls the errors and the warnings of the configuration.
 const ERRORS: &str = "configuration errors";
@@ -78,29 +78,38 @@ impl Driver {
         match loaded.config {
             None => self.reject(&loaded.problems, now),
             Some(config) => {
-                let is_good_again = self.repeats.is_over(ERRORS).is_some();
-                if is_good_again {
-                    info!("the configuration is good again");
+                let mended = self.repeats.ended(ERRORS);
+                if let Some(Lasted { since, .. }) = mended {
+                    let since = since.to_rfc3339();
+                    info!("the configuration is good again; it had errors since {since}");
                 }
                 tell_warnings(&loaded.problems, &mut self.repeats);
                 let spaces = config.spaces.keys().cloned().collect();
                 self.common.board.config_loaded(now, spaces);
-                if take(config, next) || is_good_again {
+                if take(config, next) || mended.is_some() {
                     self.tell(Event::ConfigReloaded {});
                 }
             }
         }
     }
 
+    /// Names each error once, and later only says that there are some.
     fn reject(&mut self, problems: &[config::Problem], now: Timestamp) {
-        if self.repeats.is_news(ERRORS, &as_text(problems)) {
-            for problem in problems {
-                error!("{problem}");
+        match self.repeats.telling(ERRORS, &as_text(problems), now) {
+            Telling::News => {
+                for problem in problems {
+                    error!("{problem}");
+                }
+                error!("the configuration has errors; going on with the last good one");
+                self.tell(Event::ConfigRejected {
+                    problems: as_lines(problems),
+                });
             }
-            error!("the configuration has errors; going on with the last good one");
-            self.tell(Event::ConfigRejected {
-                problems: as_lines(problems),
-            });
+            Telling::Reminder(Lasted { since, .. }) => error!(
+                "the configuration still has errors, since {}; going on with the last good one, and vcycled check names them",
+                since.to_rfc3339()
+            ),
+            Telling::Nothing => {}
         }
         self.common.board.config_rejected(now, as_lines(problems));
     }

@@ -45,7 +45,7 @@ use crate::metrics::Metrics;
 use crate::model::{Secret, WriteToken};
 use crate::rng::Seeds;
 use crate::state::{StateError, Store};
-use crate::telemetry::Repeats;
+use crate::telemetry::{Repeats, Telling};
 use guard::Guard;
 
 /// How long answers that are under way may take to end when the listener ends.
@@ -150,7 +150,7 @@ impl AdminEndpoint {
     pub async fn tend(&mut self, wanted: Option<SocketAddr>, repeats: &mut Repeats) {
         if wanted != self.wanted {
             self.stop().await;
-            repeats.is_over(LISTENER);
+            repeats.ended(LISTENER);
             self.wanted = wanted;
         }
         match (&self.listening, wanted) {
@@ -161,17 +161,26 @@ impl AdminEndpoint {
             }
             (None, Some(address)) => match self.start(address).await {
                 Ok(listening) => {
-                    if let Some(count) = repeats.is_over(LISTENER) {
-                        info!("the admin endpoint is there, after {count} cycle(s)");
+                    if let Some(lasted) = repeats.ended(LISTENER) {
+                        let (count, since) = (lasted.count, lasted.since.to_rfc3339());
+                        info!(
+                            "the admin endpoint is there, after {count} cycle(s) without since {since}"
+                        );
                     }
                     self.listening = Some(listening);
                 }
                 Err(problem) => {
-                    if repeats.is_news(LISTENER, &problem.to_string()) {
-                        error!(
-                            "cannot start the admin endpoint: {problem}; there are no metrics and no health checks over HTTP, and the next cycle tries again"
-                        );
-                    }
+                    let now = self.context.clock.now();
+                    let still = match repeats.telling(LISTENER, &problem.to_string(), now) {
+                        Telling::News => String::new(),
+                        Telling::Reminder(lasted) => {
+                            format!("still, since {}: ", lasted.since.to_rfc3339())
+                        }
+                        Telling::Nothing => return,
+                    };
+                    error!(
+                        "{still}cannot start the admin endpoint: {problem}; there are no metrics and no health checks over HTTP, and the next cycle tries again"
+                    );
                 }
             },
             (None, None) => {}

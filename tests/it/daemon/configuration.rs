@@ -239,3 +239,33 @@ fn sighup_starts_one_cycle_now() {
     assert_eq!(factory.log_lines(" decided ").len(), 11);
     assert_eq!(factory.machines().len(), 20);
 }
+
+#[test]
+fn check_names_files_that_machines_are_made_from_and_that_are_not_there() {
+    let factory = Factory::with_space("max_machines = 1", "user_data_file_key = gone.key");
+    let idle = factory.machinetype(SPACE, "idle", "target_share = 0\nuser_data = /not/needed");
+    factory.conf("idle", &idle);
+    let told = |checked: &Ended| {
+        assert_eq!(checked.code, Some(0), "only a warning: {checked:?}");
+        let about = |line: &&str| line.starts_with("[machinetype ");
+        let lines: Vec<_> = checked
+            .err
+            .lines()
+            .filter(about)
+            .map(str::to_owned)
+            .collect();
+        lines
+    };
+    let file = factory.state(&format!("spaces/{SPACE}/machinetypes/atlas/files/gone.key"));
+    assert_eq!(
+        told(&factory.run(&["check"])),
+        [format!(
+            "[machinetype {SPACE} atlas] user_data_file_key: {} does not exist; until it can be \
+             read no machine of this kind is made",
+            file.display()
+        )]
+    );
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "x").unwrap();
+    assert_eq!(told(&factory.run(&["check"])), [""; 0]);
+}

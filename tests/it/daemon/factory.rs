@@ -27,6 +27,9 @@ pub const DN: &str = "/DC=org/DC=example/CN=vm";
 /// Longer than anything takes that a test waits for, on a machine with other things to do.
 const PATIENCE: Duration = Duration::from_secs(45);
 
+/// A host's certificate that gives no reason to complain.
+const A_MONTH: (i64, i64) = (-300, 30 * 86_400);
+
 /// Certificates take longer to make than files, so all tests share these.
 pub struct Pki {
     pub ca: Party,
@@ -37,7 +40,7 @@ pub struct Pki {
 pub static PKI: LazyLock<Pki> = LazyLock::new(|| {
     let ca = pki::authority("Test CA");
     Pki {
-        host: ca.issue(&pki::name(&[("CN", "localhost")]), For::Servers, VALID),
+        host: ca.issue(&pki::name(&[("CN", "localhost")]), For::Servers, A_MONTH),
         vm: ca.issue(&pki::name(&SUBJECT), For::Clients, VALID),
         ca,
     }

@@ -17,6 +17,7 @@ pub mod factory;
 mod health;
 mod heartbeats;
 mod kept;
+mod lasting;
 mod life;
 mod logs;
 mod metrics;

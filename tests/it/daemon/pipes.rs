@@ -431,7 +431,7 @@ fn a_pipe_that_hangs_or_cannot_be_trusted_delays_nobody() {
     let untrusted = until("it is told", || {
         factory.log_lines("nothing is known of it").pop()
     });
-    let place = format!("GET {}: client error (Connect)", unknown.url("/pipe.json"));
+    let place = format!("GET {}: cannot connect", unknown.url("/pipe.json"));
     assert!(untrusted.contains(&place), "{untrusted}");
     assert_eq!(
         unknown.asked(),

@@ -142,7 +142,9 @@ impl Factory {
         }
         self.authority.install(&ca_path);
         let host = pki::name(&[("DC", "org"), ("DC", "example"), ("CN", "localhost")]);
-        let host = self.authority.issue(&host, For::Servers, VALID);
+        let host = self
+            .authority
+            .issue(&host, For::Servers, (-300, 30 * 86_400));
         host.write(&self.path("host.pem"));
         fs::write(self.path("key.pub"), PUBLIC_KEY).unwrap();
     }

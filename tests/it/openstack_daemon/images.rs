@@ -103,8 +103,8 @@ fn an_image_larger_than_the_memory_is_uploaded_and_booted_from() {
             assert_eq!(ready["disk_format"], "raw");
             assert_eq!(servers[0]["image"]["id"], ready["id"]);
             assert!(factory.passes() > 1);
-            let steps = factory.logged(&["uploading", " % of "]).len();
-            println!("{steps} steps of the upload are in the log");
+            let steps = factory.logged(&["uploading", " MiB ("]).len();
+            println!("the log says {steps} times how far the upload is");
             factory.more_passes(2).await;
             assert_eq!(images(stage, name).await.len(), 1);
             assert_eq!(factory.complaints(), Vec::<String>::new());
