@@ -44,6 +44,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// The whole status.
+const STATUS: &str = "/v1/status";
+
 /// What is put to change what is logged.
 const LOG: &str = "/v1/log";
 
@@ -199,6 +202,11 @@ fn set_level(query: Option<&str>, status: &Status) -> Response<Full<Bytes>> {
     json(&serde_json::json!({ "level": level.word() }))
 }
 
+/// Whether the answer to a question names every machine there is.
+pub fn names_all_machines(path: &str, query: Option<&str>) -> bool {
+    path == STATUS && query != Some(WITHOUT_MACHINES)
+}
+
 /// The answer to one question. Pure, so that whatever listens elsewhere can give the same.
 pub fn answer(
     (method, path, query): (&Method, &str, Option<&str>),
@@ -209,11 +217,11 @@ pub fn answer(
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
     }
     match path {
-        "/v1/status" => {
-            let status = if query == Some(WITHOUT_MACHINES) {
-                without_machines(status)
-            } else {
+        STATUS => {
+            let status = if names_all_machines(path, query) {
                 status.clone()
+            } else {
+                without_machines(status)
             };
             json(&Told { now, status })
         }

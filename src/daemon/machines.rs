@@ -118,6 +118,16 @@ impl fmt::Display for Phase {
     }
 }
 
+/// How many machines there are, by machinetype and state. A hundred thousand take milliseconds.
+pub fn count(machines: &[MachineStatus]) -> BTreeMap<&MachinetypeName, BTreeMap<Phase, u32>> {
+    let mut counts: BTreeMap<&MachinetypeName, BTreeMap<Phase, u32>> = BTreeMap::new();
+    for machine in machines {
+        let of_kind = counts.entry(&machine.machinetype).or_default();
+        *of_kind.entry(machine.phase).or_default() += 1;
+    }
+    counts
+}
+
 /// What the machines of one space left as their shutdown messages, as far as it was looked at.
 pub type Messages = BTreeMap<MachineName, Option<ShutdownMessage>>;
 

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{Instrument, debug, error, info};
 
-use super::machines::{Messages, machine_statuses};
+use super::machines::{Messages, count, machine_statuses};
 use super::pass::{Done, Known, Pass, PassError};
 use super::shutdown;
 use super::status::SpaceStatus;
@@ -64,6 +64,7 @@ pub(super) async fn run(
         task.take_up(&mut found);
         let Some(config) = tick.config.spaces.get(&task.space).cloned() else {
             task.withdraw_lists().await;
+            task.common.metrics.forget(&task.space);
             break;
         };
         let seed = task.common.seeds.draw();
@@ -117,7 +118,10 @@ impl SpaceTask {
     async fn one_pass(&mut self, tick: &Tick, config: SpaceConfig, seed: Seed) {
         let clock = self.common.clock.clone();
         let metrics = self.common.metrics.clone();
-        let machinetypes = config.machinetypes.keys().cloned();
+        // Those that have left the configuration are told of while they have machines.
+        let machinetypes = config.machinetypes.keys();
+        let machinetypes = machinetypes.chain(count(&self.status.machines).into_keys());
+        let machinetypes = machinetypes.cloned().collect();
         let words = (&Reason::WORDS[..], &CreateError::WORDS[..]);
         metrics.expect(&self.space, machinetypes, words);
         let begun = Instant::now();

@@ -1,5 +1,8 @@
 //! The counters themselves, with the names that they are told by.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
 use http::{Method, StatusCode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -7,10 +10,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::series::Series;
 use super::{Connection, Handshake, Label, word};
+use crate::model::{MachinetypeName, SpaceName};
 
 type Counters<const N: usize> = Family<[Label; N], Counter>;
-type Histograms<const N: usize> = Family<[Label; N], Histogram, fn() -> Histogram>;
 
 /// Seconds of a cycle: of a few requests, or of thousands of them.
 fn cycle_seconds() -> Histogram {
@@ -28,39 +32,42 @@ fn api_seconds() -> Histogram {
 
 #[derive(Debug)]
 pub struct Families {
-    pub created: Counters<2>,
-    pub create_failures: Counters<3>,
-    pub destroyed: Counters<3>,
-    pub ended: Counters<3>,
-    pub records: Counters<1>,
-    pub cycles: Counters<2>,
-    pub cycle_seconds: Histograms<1>,
-    pub api_requests: Counters<3>,
-    pub api_seconds: Histograms<1>,
+    pub created: Series<2, Counter>,
+    pub create_failures: Series<3, Counter>,
+    pub destroyed: Series<3, Counter>,
+    pub ended: Series<3, Counter>,
+    pub records: Series<1, Counter>,
+    pub cycles: Series<2, Counter>,
+    pub cycle_seconds: Series<1, Histogram>,
+    pub api_requests: Series<3, Counter>,
+    pub api_seconds: Series<1, Histogram>,
     pub https_connections: Counters<1>,
     pub https_open: Gauge,
     pub https_handshakes: Counters<1>,
     pub https_requests: Counters<2>,
     pub https_uploaded: Counter,
+    /// The spaces and machinetypes that there are.
+    pub expected: Mutex<BTreeMap<SpaceName, BTreeSet<MachinetypeName>>>,
 }
 
 impl Default for Families {
     fn default() -> Self {
         let new = Self {
-            created: Family::default(),
-            create_failures: Family::default(),
-            destroyed: Family::default(),
-            ended: Family::default(),
-            records: Family::default(),
-            cycles: Family::default(),
-            cycle_seconds: Family::new_with_constructor(cycle_seconds),
-            api_requests: Family::default(),
-            api_seconds: Family::new_with_constructor(api_seconds),
+            created: Series::new(Counter::default),
+            create_failures: Series::new(Counter::default),
+            destroyed: Series::new(Counter::default),
+            ended: Series::new(Counter::default),
+            records: Series::new(Counter::default),
+            cycles: Series::new(Counter::default),
+            cycle_seconds: Series::new(cycle_seconds),
+            api_requests: Series::new(Counter::default),
+            api_seconds: Series::new(api_seconds),
             https_connections: Family::default(),
             https_open: Gauge::default(),
             https_handshakes: Family::default(),
             https_requests: Family::default(),
             https_uploaded: Counter::default(),
+            expected: Mutex::default(),
         };
         // What can be known beforehand begins at zero.
         for what in [Connection::Accepted, Connection::Crowded] {
@@ -82,6 +89,24 @@ impl Default for Families {
 }
 
 impl Families {
+    /// Forgets the series of a space, or of machinetypes of it that `is_over` is true of.
+    pub fn forget(&self, space: &Label, is_over: Option<&dyn Fn(&Label) -> bool>) {
+        let of_space = |found: &Label| found == space && is_over.is_none();
+        let of_kind = |found: &Label, kind: &Label| {
+            found == space && is_over.is_none_or(|is_over| is_over(kind))
+        };
+        self.created.forget(|[of, kind]| of_kind(of, kind));
+        self.create_failures
+            .forget(|[of, kind, _]| of_kind(of, kind));
+        self.destroyed.forget(|[of, kind, _]| of_kind(of, kind));
+        self.ended.forget(|[of, kind, _]| of_kind(of, kind));
+        self.records.forget(|[of]| of_space(of));
+        self.cycles.forget(|[of, _]| of_space(of));
+        self.cycle_seconds.forget(|[of]| of_space(of));
+        self.api_requests.forget(|[of, _, _]| of_space(of));
+        self.api_seconds.forget(|[of]| of_space(of));
+    }
+
     pub fn register(&self, registry: &mut Registry) {
         let Self {
             created,
@@ -98,51 +123,52 @@ impl Families {
             https_handshakes,
             https_requests,
             https_uploaded,
+            expected: _,
         } = self;
         registry.register(
             "vcycle_machines_created",
             "Machines that the cloud agreed to make",
-            created.clone(),
+            created.family(),
         );
         registry.register(
             "vcycle_machine_creation_failures",
             "Machines that could not be made",
-            create_failures.clone(),
+            create_failures.family(),
         );
         registry.register(
             "vcycle_machines_destroyed",
             "Machines that the cloud agreed to delete",
-            destroyed.clone(),
+            destroyed.family(),
         );
         registry.register(
             "vcycle_machines_ended",
             "Machines that have ended, by themselves or not",
-            ended.clone(),
+            ended.family(),
         );
         registry.register(
             "vcycle_accounting_records",
             "Accounting records written",
-            records.clone(),
+            records.family(),
         );
         registry.register(
             "vcycle_cycles",
             "Cycles, complete or ended early",
-            cycles.clone(),
+            cycles.family(),
         );
         registry.register(
             "vcycle_cycle_duration_seconds",
             "How long cycles take",
-            cycle_seconds.clone(),
+            cycle_seconds.family(),
         );
         registry.register(
             "vcycle_api_requests",
             "Requests to clouds",
-            api_requests.clone(),
+            api_requests.family(),
         );
         registry.register(
             "vcycle_api_request_duration_seconds",
             "How long requests to clouds take",
-            api_seconds.clone(),
+            api_seconds.family(),
         );
         registry.register(
             "vcycle_https_connections",

@@ -2,13 +2,15 @@
 //!
 //! Counting costs a lookup and an addition, and never waits. Labels are spaces, machinetypes and
 //! words of this program, and never names of machines: there are as many series as the
-//! configuration makes. Names and units follow the conventions of Prometheus.
+//! configuration makes, and those of what has left it are forgotten. Names and units follow the conventions of Prometheus.
 
 mod api;
 mod families;
+mod series;
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -92,45 +94,64 @@ impl Metrics {
         self.0.register(registry);
     }
 
-    /// Begins the series of a machinetype at zero, so that the first machine is an increase.
-    /// `reasons` are those that a machine can be destroyed for, and `failures` those that it may not
-    /// be made for.
+    /// Begins the series of a space and its machinetypes at zero, so that the first machine is an
+    /// increase, and forgets those of machinetypes that are not among these. `reasons` are those that a
+    /// machine can be destroyed for, and `failures` those that it may not be made for.
     pub fn expect(
         &self,
         space: &SpaceName,
-        machinetypes: impl IntoIterator<Item = MachinetypeName>,
+        machinetypes: BTreeSet<MachinetypeName>,
         (reasons, failures): (&[&'static str], &[&'static str]),
     ) {
         let all = &self.0;
-        let space = of_space(space);
-        let only = [space.clone()];
-        drop(all.records.get_or_create(&only));
-        for complete in [true, false] {
-            drop(all.cycles.get_or_create(&[space.clone(), cycle(complete)]));
+        let mut expected = all.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = expected.get(space);
+        if known == Some(&machinetypes) {
+            return;
         }
-        for machinetype in machinetypes {
-            let machinetype = of_machinetype(&machinetype);
-            let both = [space.clone(), machinetype.clone()];
-            drop(all.created.get_or_create(&both));
+        let label = of_space(space);
+        if known.is_some_and(|known| !known.is_subset(&machinetypes)) {
+            let stays: BTreeSet<Label> = machinetypes.iter().map(of_machinetype).collect();
+            all.forget(&label, Some(&|kind| !stays.contains(kind)));
+        }
+        all.records.at(std::array::from_ref(&label));
+        for complete in [true, false] {
+            all.cycles.at(&[label.clone(), cycle(complete)]);
+        }
+        for machinetype in &machinetypes {
+            let machinetype = of_machinetype(machinetype);
+            all.created.at(&[label.clone(), machinetype.clone()]);
             for end in End::ALL {
-                let labels = [space.clone(), machinetype.clone(), ended(end)];
-                drop(all.ended.get_or_create(&labels));
+                all.ended
+                    .at(&[label.clone(), machinetype.clone(), ended(end)]);
             }
             for &reason in reasons {
-                let labels = for_reason(space.clone(), machinetype.clone(), reason);
-                drop(all.destroyed.get_or_create(&labels));
+                let labels = for_reason(label.clone(), machinetype.clone(), reason);
+                all.destroyed.at(&labels);
             }
             for &reason in failures {
-                let labels = for_reason(space.clone(), machinetype.clone(), reason);
-                drop(all.create_failures.get_or_create(&labels));
+                let labels = for_reason(label.clone(), machinetype.clone(), reason);
+                all.create_failures.at(&labels);
             }
         }
+        expected.insert(space.clone(), machinetypes);
+    }
+
+    /// Forgets the series of a space that has left the configuration.
+    pub fn forget(&self, space: &SpaceName) {
+        let mut expected = self
+            .0
+            .expected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        expected.remove(space);
+        self.0.forget(&of_space(space), None);
     }
 
     /// The cloud agreed to make a machine.
     pub fn created(&self, space: &SpaceName, machinetype: &MachinetypeName) {
         let labels = [of_space(space), of_machinetype(machinetype)];
-        self.0.created.get_or_create(&labels).inc();
+        self.0.created.at(&labels).inc();
     }
 
     /// A machine could not be made.
@@ -141,7 +162,7 @@ impl Metrics {
         reason: &'static str,
     ) {
         let labels = for_reason(of_space(space), of_machinetype(machinetype), reason);
-        self.0.create_failures.get_or_create(&labels).inc();
+        self.0.create_failures.at(&labels).inc();
     }
 
     /// The cloud agreed to delete a machine.
@@ -152,25 +173,25 @@ impl Metrics {
         reason: &'static str,
     ) {
         let labels = for_reason(of_space(space), of_machinetype(machinetype), reason);
-        self.0.destroyed.get_or_create(&labels).inc();
+        self.0.destroyed.at(&labels).inc();
     }
 
     /// A machine has ended.
     pub fn ended(&self, space: &SpaceName, machinetype: &MachinetypeName, end: End) {
         let labels = [of_space(space), of_machinetype(machinetype), ended(end)];
-        self.0.ended.get_or_create(&labels).inc();
+        self.0.ended.at(&labels).inc();
     }
 
     /// An accounting record was written.
     pub fn accounted(&self, space: &SpaceName) {
-        self.0.records.get_or_create(&[of_space(space)]).inc();
+        self.0.records.at(&[of_space(space)]).inc();
     }
 
     /// A cycle of a space is over: complete, or ended early.
     pub fn cycle(&self, space: &SpaceName, complete: bool, took: Duration) {
         let labels = [of_space(space), cycle(complete)];
-        self.0.cycles.get_or_create(&labels).inc();
-        let seconds = self.0.cycle_seconds.get_or_create_owned(&[of_space(space)]);
+        self.0.cycles.at(&labels).inc();
+        let seconds = self.0.cycle_seconds.at(&[of_space(space)]);
         seconds.observe(took.as_secs_f64());
     }
 
@@ -187,8 +208,8 @@ impl Metrics {
             word("kind", kind),
             word("outcome", outcome.word()),
         ];
-        self.0.api_requests.get_or_create(&labels).inc();
-        let seconds = self.0.api_seconds.get_or_create_owned(&[of_space(space)]);
+        self.0.api_requests.at(&labels).inc();
+        let seconds = self.0.api_seconds.at(&[of_space(space)]);
         seconds.observe(took.as_secs_f64());
     }
 
@@ -244,4 +265,55 @@ fn cycle(complete: bool) -> Label {
 
 fn ended(end: End) -> Label {
     word("outcome", end.word())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scrape(metrics: &Metrics) -> String {
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn what_has_left_the_configuration_is_forgotten_and_the_rest_goes_on() {
+        let metrics = Metrics::default();
+        let [one, other] = ["one.org", "other.org"].map(|name| SpaceName::new(name).unwrap());
+        let [a, b]: [MachinetypeName; 2] = ["a", "b"].map(|name| name.parse().unwrap());
+        let words = (&["heartbeat"][..], &["quota"][..]);
+        let both = BTreeSet::from([a.clone(), b.clone()]);
+        for space in [&one, &other] {
+            metrics.expect(space, both.clone(), words);
+            metrics.created(space, &a);
+            metrics.created(space, &b);
+            metrics.cycle(space, true, Duration::from_secs(1));
+            let answered = ApiOutcome::Answered(http::StatusCode::OK);
+            metrics.api_request(space, "read_server", answered, Duration::from_secs(1));
+        }
+        metrics.expect(&one, BTreeSet::from([a.clone()]), words);
+        metrics.created(&one, &a);
+        let text = scrape(&metrics);
+        let of_a = "vcycle_machines_created_total{space=\"one.org\",machinetype=\"a\"} 2";
+        assert!(text.contains(of_a), "{text}");
+        assert!(
+            !text.contains("space=\"one.org\",machinetype=\"b\""),
+            "{text}"
+        );
+        assert!(
+            text.contains("space=\"other.org\",machinetype=\"b\""),
+            "{text}"
+        );
+        metrics.forget(&one);
+        let text = scrape(&metrics);
+        assert!(!text.contains("one.org"), "{text}");
+        assert!(text.contains("vcycle_cycles_total{space=\"other.org\",outcome=\"complete\"} 1"));
+        // One that comes back begins anew.
+        metrics.expect(&one, both, words);
+        let of_a = "vcycle_machines_created_total{space=\"one.org\",machinetype=\"a\"} 0";
+        assert!(scrape(&metrics).contains(of_a));
+    }
 }

@@ -25,7 +25,7 @@ mod identity;
 mod joboutputs;
 mod limits;
 mod listen;
-mod occasionally;
+pub(crate) mod occasionally;
 mod offline;
 mod path;
 mod reply;

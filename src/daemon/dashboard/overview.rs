@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::daemon::machines::count;
 use crate::daemon::{Phase, SpaceStatus, Trouble};
 use crate::decide::{Concern, NoRoom, Rule};
 use crate::model::{ImageState, LeftoverKind, MachinetypeName, Processors, Seconds, Timestamp};
@@ -95,9 +96,10 @@ pub fn overview(space: &SpaceStatus) -> SpaceView {
     let (machines, processors) = counted(space);
     let left = space.leaks.kinds.iter();
     let left = left.filter(|(_, status)| status.count.left > 0);
+    let counts = count(&space.machines);
     let mut phases = BTreeMap::new();
-    for machine in space.machines.iter() {
-        *phases.entry(machine.phase).or_default() += 1;
+    for (phase, number) in counts.values().flatten() {
+        *phases.entry(*phase).or_default() += number;
     }
     let trouble = space.trouble.as_ref().map(|trouble| Trouble {
         text: shortened(&trouble.text),
@@ -125,7 +127,7 @@ pub fn overview(space: &SpaceStatus) -> SpaceView {
             .collect(),
         images: images(&space.images),
         phases,
-        machinetypes: kinds(space),
+        machinetypes: kinds(space, counts),
     }
 }
 
@@ -154,7 +156,10 @@ fn images(all: &BTreeMap<MachinetypeName, ImageState>) -> BTreeMap<MachinetypeNa
         .collect()
 }
 
-fn kinds(space: &SpaceStatus) -> BTreeMap<MachinetypeName, KindView> {
+fn kinds(
+    space: &SpaceStatus,
+    counts: BTreeMap<&MachinetypeName, BTreeMap<Phase, u32>>,
+) -> BTreeMap<MachinetypeName, KindView> {
     let reports = &space.report.machinetypes;
     let targets: f64 = reports.values().map(|kind| kind.target_share).sum();
     let weights: f64 = reports.values().map(|kind| kind.weight).sum();
@@ -187,16 +192,17 @@ fn kinds(space: &SpaceStatus) -> BTreeMap<MachinetypeName, KindView> {
         };
         kinds.insert(name.clone(), kind);
     }
-    for machine in space.machines.iter() {
+    for (name, phases) in counts {
         // One that has left the configuration is shown while it has machines that live.
-        if !kinds.contains_key(&machine.machinetype) {
-            if machine.phase == Phase::Ended {
-                continue;
-            }
-            kinds.insert(machine.machinetype.clone(), KindView::default());
-        }
-        if let Some(kind) = kinds.get_mut(&machine.machinetype) {
-            *kind.phases.entry(machine.phase).or_default() += 1;
+        let lives = phases.keys().any(|phase| *phase != Phase::Ended);
+        if let Some(kind) = kinds.get_mut(name) {
+            kind.phases = phases;
+        } else if lives {
+            let kind = KindView {
+                phases,
+                ..KindView::default()
+            };
+            kinds.insert(name.clone(), kind);
         }
     }
     kinds

@@ -5,18 +5,34 @@
 //! here. So a request has to name this host ([`is_this_host`]). At any other address a request has to
 //! show the token, as `Authorization: Bearer`, or as the password of any user (`Basic`), for which
 //! browsers ask.
+//!
+//! Nothing can be changed here, so no page of another site can change anything. It could still have a
+//! browser ask for long answers and streams all day, and watch how long that takes: at both kinds of
+//! address such a request is refused ([`comes_from_another_site`]), but for a link that somebody
+//! follows.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::header::{AUTHORIZATION, HOST};
+use http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use hyper::body::Body;
 
 use crate::model::TokenHash;
+use crate::server::occasionally::Occasionally;
+
+/// Wrong tokens are told of once in this time.
+const REPEAT: Duration = Duration::from_secs(60);
+
+/// What browsers say of where a request comes from (Fetch Metadata Request Headers, W3C): they send
+/// it to loopback addresses and over HTTPS, and no script can change it.
+const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const DESTINATION: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// Why a request is not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +43,8 @@ pub(super) enum Refusal {
     Body,
     /// It was meant for another host.
     Host,
+    /// It comes from a page of another site.
+    Site,
     /// It shows no token, or another one.
     Token,
 }
@@ -40,6 +58,10 @@ impl Refusal {
             Self::Host => (
                 StatusCode::MISDIRECTED_REQUEST,
                 "ask for this host by localhost or by its loopback address",
+            ),
+            Self::Site => (
+                StatusCode::FORBIDDEN,
+                "pages of other sites are not answered here",
             ),
             Self::Token => (
                 StatusCode::UNAUTHORIZED,
@@ -55,7 +77,12 @@ pub(super) enum Guard {
     /// It can only be reached from this host.
     ThisHost,
     /// It can be reached from elsewhere.
-    Token(Mutex<TokenHash>),
+    Token {
+        /// Of the token that has to be shown.
+        hash: Mutex<TokenHash>,
+        /// When wrong ones were last told of.
+        wrong: Occasionally<()>,
+    },
 }
 
 impl Guard {
@@ -65,15 +92,18 @@ impl Guard {
     }
 
     /// For any other.
-    pub const fn with_token(hash: TokenHash) -> Self {
-        Self::Token(Mutex::new(hash))
+    pub fn with_token(hash: TokenHash) -> Self {
+        Self::Token {
+            hash: Mutex::new(hash),
+            wrong: Occasionally::every(REPEAT),
+        }
     }
 
     /// Whether a token has to be shown.
     pub const fn wants_token(&self) -> bool {
         match self {
             Self::ThisHost => false,
-            Self::Token(_) => true,
+            Self::Token { .. } => true,
         }
     }
 
@@ -81,7 +111,7 @@ impl Guard {
     pub fn renew(&self, hash: TokenHash) -> bool {
         match self {
             Self::ThisHost => false,
-            Self::Token(known) => {
+            Self::Token { hash: known, .. } => {
                 let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
                 let changed = *known != hash;
                 *known = hash;
@@ -102,12 +132,15 @@ impl Guard {
                     return Err(Refusal::Host);
                 }
             }
-            Self::Token(hash) => {
+            Self::Token { hash, .. } => {
                 let hash = hash.lock().unwrap_or_else(PoisonError::into_inner);
                 if !shown_token(headers).is_some_and(|token| hash.matches(&token)) {
                     return Err(Refusal::Token);
                 }
             }
+        }
+        if comes_from_another_site(headers) {
+            return Err(Refusal::Site);
         }
         if asked.method() != Method::GET && asked.method() != Method::HEAD {
             return Err(Refusal::Method);
@@ -117,6 +150,42 @@ impl Guard {
         }
         Ok(())
     }
+
+    /// Whether it is time to tell of somebody who shows a wrong token: how many more there were since
+    /// the last time. What was shown is told to nobody.
+    pub fn complains(&self, headers: &HeaderMap, refusal: Refusal) -> Option<u64> {
+        match (self, refusal) {
+            (Self::Token { wrong, .. }, Refusal::Token) if headers.contains_key(AUTHORIZATION) => {
+                wrong.due(())
+            }
+            (Self::Token { .. } | Self::ThisHost, _) => None,
+        }
+    }
+}
+
+/// Whether a page of another site, or a program at another port, has a browser ask. A link to here is
+/// not that: what comes of it is shown to whoever has followed it, and to no script.
+fn comes_from_another_site(headers: &HeaderMap) -> bool {
+    let is = |name: &HeaderName, value: &str| {
+        headers
+            .get(name)
+            .is_some_and(|found| found.as_bytes() == value.as_bytes())
+    };
+    if headers.contains_key(&SITE) {
+        let ours = is(&SITE, "same-origin") || is(&SITE, "none");
+        let is_link = is(&MODE, "navigate") && is(&DESTINATION, "document");
+        return !ours && !is_link;
+    }
+    // Browsers that do not say so, or may not at this address: they name the origin of whoever wants
+    // to read the answer, and none for our own page.
+    headers.get(ORIGIN).is_some_and(|origin| {
+        let origin = origin
+            .to_str()
+            .ok()
+            .and_then(|origin| origin.split_once("://"));
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        origin.map(|(_, authority)| authority) != host
+    })
 }
 
 fn is_meant_for_us(uri: &Uri, headers: &HeaderMap) -> bool {
@@ -210,6 +279,63 @@ mod tests {
         let request = Request::get("http://example.org/").header("host", "localhost");
         let request = request.body(Empty::<Bytes>::new()).unwrap();
         assert_eq!(guard.admit(&request), Err(Refusal::Host));
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_not_answered() {
+        let guard = Guard::of_this_host();
+        let ask = |headers: &[(&str, &str)]| {
+            let mut all = vec![("host", "localhost:9280")];
+            all.extend(headers);
+            admit(&guard, &all)
+        };
+        let link = [
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
+        for good in [
+            &[][..],
+            &[("sec-fetch-site", "same-origin")],
+            &[("sec-fetch-site", "none")],
+            &[("sec-fetch-site", "cross-site"), link[0], link[1]],
+            &[("origin", "http://localhost:9280")],
+            // Behind a proxy that says another name than the browser.
+            &[
+                ("sec-fetch-site", "same-origin"),
+                ("origin", "https://x.org"),
+            ],
+        ] {
+            assert_eq!(ask(good), Ok(()), "{good:?}");
+        }
+        for bad in [
+            &[("sec-fetch-site", "cross-site")][..],
+            &[("sec-fetch-site", "same-site")],
+            &[
+                ("sec-fetch-site", "cross-site"),
+                ("sec-fetch-mode", "no-cors"),
+            ],
+            &[
+                ("sec-fetch-site", "cross-site"),
+                link[0],
+                ("sec-fetch-dest", "iframe"),
+            ],
+            &[("origin", "http://localhost:8000")],
+            &[("origin", "http://example.org")],
+            &[("origin", "null")],
+        ] {
+            assert_eq!(ask(bad), Err(Refusal::Site), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_tokens_are_told_of_now_and_then() {
+        let guard = Guard::with_token(TokenHash::of(TOKEN));
+        let mut headers = HeaderMap::new();
+        assert_eq!(guard.complains(&headers, Refusal::Token), None, "no token");
+        headers.insert(AUTHORIZATION, "Bearer x".parse().unwrap());
+        assert_eq!(guard.complains(&headers, Refusal::Method), None);
+        assert_eq!(guard.complains(&headers, Refusal::Token), Some(0));
+        assert_eq!(guard.complains(&headers, Refusal::Token), None);
     }
 
     #[test]

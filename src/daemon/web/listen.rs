@@ -11,23 +11,25 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::guard::Guard;
+use super::pace::{Pace, Paced};
+use super::places::{Place, Places};
 use super::{Context, GRACE, routes};
 
-/// Connections at a time; the others wait in the system's queue. A page holds one or two, and a
-/// monitoring system one.
+/// Connections at a time; one more takes the place of one that does nothing ([`Places`]). A page holds
+/// one or two, a browser up to six, and a monitoring system one.
 const CONNECTIONS: usize = 64;
 
 /// Connections that the system keeps for us.
 const BACKLOG: u32 = 128;
 
-/// The longest wait for the head of a request, also of the next one on the same connection.
-const HEAD: Duration = Duration::from_secs(15);
+/// The longest wait for the head of a request, also of the next one on the same connection. No usual
+/// interval of scrapes: a connection that ends when it is used again looks like trouble.
+const HEAD: Duration = Duration::from_secs(20);
 
 /// The most bytes of a request's head.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -35,12 +37,18 @@ const HEAD_BYTES: usize = 16 * 1024;
 /// How long a reader may take nothing of what is sent to it, in milliseconds.
 const STALLED: u32 = 30_000;
 
+/// How fast one has to read: a modem could.
+const PACE: Pace = Pace {
+    patience: Duration::from_secs(30),
+    least: 4096,
+};
+
 /// The pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// What all connections of a listener share.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct Listener {
     pub context: Arc<Context>,
     pub guard: Arc<Guard>,
     /// Ends the listener and its connections.
@@ -64,34 +72,39 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts connections until it is stopped, each in its own task.
-pub(super) async fn accept(listener: TcpListener, place: Place) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+pub(super) async fn accept(listener: TcpListener, here: Listener) {
+    let places = Places::new(CONNECTIONS);
     loop {
         let accepted = tokio::select! {
-            () = place.stop.cancelled() => return,
-            accepted = async {
-                let permit = Arc::clone(&places).acquire_owned().await;
-                (permit, listener.accept().await)
-            } => accepted,
+            () = here.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
         };
-        match accepted {
-            (Ok(permit), Ok((stream, client))) => {
-                let connection = serve(stream, client, place.clone());
-                place.tasks.spawn(async move {
-                    let _permit = permit;
-                    connection.await;
-                });
-            }
-            (Err(_), _) => return,
-            (_, Err(error)) => {
+        let (stream, client) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
                 warn!(%error, "cannot accept a connection to the admin endpoint; trying again");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             }
-        }
+        };
+        let place = tokio::select! {
+            () = here.stop.cancelled() => return,
+            place = places.enter() => place,
+        };
+        let Some(place) = place else { return };
+        let here = here.clone();
+        here.tasks.clone().spawn(async move {
+            tokio::select! {
+                () = place.needed() => {
+                    debug!(%client, "somebody else needs the place of a connection");
+                }
+                () = serve(stream, client, &here, &place) => {}
+            }
+        });
     }
 }
 
-async fn serve(stream: TcpStream, client: SocketAddr, place: Place) {
+async fn serve(stream: TcpStream, client: SocketAddr, here: &Listener, place: &Place) {
     // Nobody who does not read is waited for: without it a full buffer would wait for ever.
     let bounded = rustix::net::sockopt::set_tcp_user_timeout(&stream, STALLED);
     if let Err(error) = bounded
@@ -100,24 +113,24 @@ async fn serve(stream: TcpStream, client: SocketAddr, place: Place) {
     {
         debug!(%client, %error, "cannot set options of a connection");
     }
-    let stop = place.stop.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let place = place.clone();
+    let service = service_fn(|request: Request<Incoming>| {
+        let answering = place.seat().answering();
         async move {
-            let stop = &place.stop;
-            let answer = routes::answer(&request, client, &place.context, &place.guard, stop);
-            Ok::<_, Infallible>(answer.await)
+            let stop = &here.stop;
+            let answer = routes::answer(&request, client, &here.context, &here.guard, stop);
+            let answer = answer.await.map(|body| answering.until_sent(body));
+            Ok::<_, Infallible>(answer)
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Paced::new(stream, PACE)), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = here.stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(GRACE, connection).await {
                 Ok(ended) => ended,

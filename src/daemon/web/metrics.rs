@@ -1,7 +1,7 @@
 //! `/metrics`: what the status says and what was counted, in the text formats of Prometheus and
 //! OpenMetrics.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,10 +17,11 @@ use super::Context;
 use super::reply::{self, Body};
 use crate::account::spool;
 use crate::blocking;
+use crate::daemon::machines::count;
 use crate::daemon::{Phase, SpaceStatus, Status};
 use crate::decide::{Blocked, MachinetypeReport};
 use crate::metrics::{Label, of_machinetype, of_space};
-use crate::model::{MachinetypeName, Seconds, SpaceName, Timestamp};
+use crate::model::{Seconds, SpaceName, Timestamp};
 
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -297,21 +298,17 @@ fn backoff(blocked: &Blocked, now: Timestamp) -> Seconds {
 
 /// The machines of a space, counted; of configured machinetypes also those states that none is in.
 fn by_phase(name: &SpaceName, space: &SpaceStatus) -> Vec<([Label; 3], u64)> {
-    let mut counts: BTreeMap<(&MachinetypeName, Phase), u64> = BTreeMap::new();
-    let known = space.report.machinetypes.keys();
-    for machinetype in known.chain(space.machines.iter().map(|machine| &machine.machinetype)) {
-        for phase in Phase::ALL {
-            counts.entry((machinetype, phase)).or_default();
-        }
+    let mut counts = count(&space.machines);
+    for machinetype in space.report.machinetypes.keys() {
+        counts.entry(machinetype).or_default();
     }
-    for machine in space.machines.iter() {
-        *counts
-            .entry((&machine.machinetype, machine.phase))
-            .or_default() += 1;
-    }
-    let samples = counts.into_iter().map(|((machinetype, phase), count)| {
-        let state = ("state", phase.to_string().into());
-        ([of_space(name), of_machinetype(machinetype), state], count)
+    let samples = counts.into_iter().flat_map(|(machinetype, phases)| {
+        Phase::ALL.map(|phase| {
+            let state = ("state", phase.to_string().into());
+            let labels = [of_space(name), of_machinetype(machinetype), state];
+            let number = phases.get(&phase).copied().unwrap_or_default();
+            (labels, u64::from(number))
+        })
     });
     samples.collect()
 }

@@ -20,11 +20,15 @@
 //! 2. Beyond this host it tells nothing to whoever does not show the token of the state directory;
 //!    on it, nothing to a page of another site ([`guard`]).
 //! 3. A port that cannot be had stops nothing else: it is tried again at each tick.
+//! 4. Whoever sends a request is answered: answers that take long or go on are bounded in number, and
+//!    all other places are given up for newcomers ([`places`], [`pace`]).
 
 mod guard;
 mod health;
 mod listen;
 mod metrics;
+mod pace;
+mod places;
 mod reply;
 mod routes;
 
@@ -72,6 +76,8 @@ pub(super) struct Context {
     pub store: Arc<Store>,
     /// Places for answers that go on.
     pub streams: Arc<Semaphore>,
+    /// Places for answers that name every machine.
+    pub lists: Arc<Semaphore>,
 }
 
 /// What the driver is asked by [`health`].
@@ -136,6 +142,7 @@ impl AdminEndpoint {
             metrics: common.metrics.clone(),
             store: Arc::clone(&common.store),
             streams: Arc::new(Semaphore::new(reply::STREAMS)),
+            lists: Arc::new(Semaphore::new(reply::LISTS)),
         };
         let new = Self {
             wanted: None,
@@ -207,14 +214,14 @@ impl AdminEndpoint {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        let place = listen::Place {
+        let here = listen::Listener {
             context: Arc::clone(&self.context),
             guard: Arc::clone(&listening.guard),
             stop: listening.stop.clone(),
             tasks: listening.tasks.clone(),
         };
         self.context.dashboard.begin();
-        listening.tasks.spawn(listen::accept(listener, place));
+        listening.tasks.spawn(listen::accept(listener, here));
         Ok(listening)
     }
 

@@ -1,6 +1,9 @@
 //! Answers.
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{self, Poll};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -8,7 +11,8 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
@@ -19,6 +23,13 @@ pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Answers that go on, at a time.
 pub(super) const STREAMS: usize = 16;
+
+/// Answers that name every machine, at a time: with a hundred thousand each takes 30 MB until it has
+/// been read.
+pub(super) const LISTS: usize = 4;
+
+/// So much of a long answer is handed to its connection at once.
+const PIECE: usize = 64 * 1024;
 
 /// What goes for all answers that say nothing else: nothing may load anything from here, nor show it
 /// within a page of its own.
@@ -54,7 +65,7 @@ pub(super) fn streaming(
     kind: &'static str,
     pieces: impl Stream<Item = Bytes> + Send + 'static,
 ) -> Response<Body> {
-    let Ok(place) = std::sync::Arc::clone(&context.streams).try_acquire_owned() else {
+    let Ok(place) = Arc::clone(&context.streams).try_acquire_owned() else {
         let why = "too many streams are being read";
         return text(StatusCode::SERVICE_UNAVAILABLE, why);
     };
@@ -66,15 +77,65 @@ pub(super) fn streaming(
     with(StatusCode::OK, kind, StreamBody::new(frames).boxed_unsync())
 }
 
-/// Says why a request is not answered.
-pub(super) fn refuse(refusal: Refusal) -> Response<Body> {
+/// A place for an answer that names every machine, if there is one.
+pub(super) fn place_in(places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(places).try_acquire_owned().ok()
+}
+
+/// Says that there is none.
+pub(super) fn crowded() -> Response<Body> {
+    let why = "too many such answers are being read; ask again, or with machines=no";
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, why);
+    let soon = HeaderValue::from_static("5");
+    response.headers_mut().insert(header::RETRY_AFTER, soon);
+    response
+}
+
+/// A long body that keeps its place until it has been read, but for its end.
+pub(super) fn in_pieces(body: Bytes, place: OwnedSemaphorePermit) -> Body {
+    Body::new(Pieces {
+        rest: body,
+        _place: place,
+    })
+}
+
+struct Pieces {
+    rest: Bytes,
+    _place: OwnedSemaphorePermit,
+}
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let length = self.rest.len().min(PIECE);
+        let piece = (length > 0).then(|| Ok(Frame::data(self.rest.split_to(length))));
+        Poll::Ready(piece)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(u64::try_from(self.rest.len()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Says why a request is not answered. Only `people` are told how to show a password: a browser opens
+/// its dialog by that, and would do so again and again for a page that tries by itself.
+pub(super) fn refuse(refusal: Refusal, people: bool) -> Response<Body> {
     let (status, why) = refusal.told();
     let mut response = text(status, why);
     let headers = response.headers_mut();
     match refusal {
         Refusal::Token => {
-            // Browsers ask for a password by the first, and the user's name does not matter.
-            for scheme in ["Basic realm=\"vcycle\", charset=\"UTF-8\"", "Bearer"] {
+            let basic = people.then_some("Basic realm=\"vcycle\", charset=\"UTF-8\"");
+            for scheme in basic.into_iter().chain(["Bearer"]) {
                 let scheme = HeaderValue::from_static(scheme);
                 headers.append(header::WWW_AUTHENTICATE, scheme);
             }
@@ -83,7 +144,7 @@ pub(super) fn refuse(refusal: Refusal) -> Response<Body> {
             let allowed = HeaderValue::from_static("GET, HEAD");
             headers.insert(header::ALLOW, allowed);
         }
-        Refusal::Body | Refusal::Host => {}
+        Refusal::Body | Refusal::Host | Refusal::Site => {}
     }
     response
 }
@@ -102,4 +163,42 @@ fn with(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
     let kind = HeaderValue::from_static(kind);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_long_answer_has_its_place_until_it_has_been_read() {
+        let places = Arc::new(Semaphore::new(1));
+        let place = place_in(&places).unwrap();
+        let all = Bytes::from(vec![7; 2 * PIECE + 1]);
+        let mut body = in_pieces(all.clone(), place);
+        let length = hyper::body::Body::size_hint(&body).exact();
+        assert_eq!(length, u64::try_from(all.len()).ok());
+        let mut read = Vec::new();
+        while let Some(piece) = body.frame().await {
+            assert!(place_in(&places).is_none(), "it is being read");
+            let piece = piece.unwrap().into_data().unwrap();
+            assert!(piece.len() <= PIECE);
+            read.extend_from_slice(&piece);
+        }
+        assert_eq!(read, all);
+        drop(body);
+        assert!(place_in(&places).is_some());
+    }
+
+    #[test]
+    fn only_people_are_asked_for_a_password() {
+        let schemes = |people| {
+            let refused = refuse(Refusal::Token, people);
+            refused
+                .headers()
+                .get_all(header::WWW_AUTHENTICATE)
+                .iter()
+                .count()
+        };
+        assert_eq!((schemes(true), schemes(false)), (2, 1));
+    }
 }

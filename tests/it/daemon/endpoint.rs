@@ -35,7 +35,7 @@ fn exchange(address: impl Into<SocketAddr>, head: &str) -> Option<(String, Answe
     Some((head.to_lowercase(), answer))
 }
 
-fn head_of(path: &str, headers: &str) -> String {
+pub fn head_of(path: &str, headers: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n")
 }
 
@@ -185,7 +185,7 @@ fn a_port_that_is_taken_stops_nothing_and_is_tried_again() {
 }
 
 /// An address of this host that others can reach; no packet is sent.
-fn outer_address() -> Option<std::net::IpAddr> {
+pub fn outer_address() -> Option<std::net::IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
     let ip = socket.local_addr().ok()?.ip();

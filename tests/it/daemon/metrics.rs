@@ -185,6 +185,43 @@ fn a_scrape_tells_what_the_daemon_does() {
 }
 
 #[test]
+fn a_space_that_is_removed_leaves_no_series_behind() {
+    let factory = two_spaces();
+    let other = factory.machinetype(SPACE, "lhcb", "");
+    factory.conf("other", &other);
+    let daemon = factory.start();
+    until("all are told of", || {
+        let text = scrape(&factory);
+        let all = [
+            "vcycle_machines_created_total{space=\"example.org\",machinetype=\"lhcb\"}",
+            "vcycle_cycles_total{space=\"dead.org\",outcome=\"failed\"}",
+            "vcycle_api_requests_total{space=\"dead.org\"",
+            "vcycle_cycle_duration_seconds_bucket{le=\"0.1\",space=\"dead.org\"}",
+        ];
+        all.iter().all(|part| text.contains(part)).then_some(())
+    });
+    fs::remove_file(factory.path("etc/vcycle.d/dead.conf")).unwrap();
+    let text = until("the space is gone", || {
+        let text = scrape(&factory);
+        (!text.contains("dead.org")).then_some(text)
+    });
+    let created = |text: &str| samples(text)["vcycle_machines_created_total{space=\"example.org\",machinetype=\"atlas\"}"];
+    assert!(created(&text) >= 1.0, "{text}");
+    // What the machines of a machinetype did is told for as long as there are any.
+    fs::remove_file(factory.path("etc/vcycle.d/other.conf")).unwrap();
+    factory.wait_for_scans(SPACE, 2);
+    let text = scrape(&factory);
+    assert_eq!(
+        text.contains("machinetype=\"lhcb\""),
+        samples(&text).iter().any(|(name, count)| {
+            name.starts_with("vcycle_machines{") && name.contains("lhcb") && *count > 0.0
+        }),
+        "{text}"
+    );
+    daemon.end();
+}
+
+#[test]
 fn dashboard_and_alerts_ask_for_what_is_told() {
     let factory = two_spaces();
     let daemon = factory.start();

@@ -11,6 +11,7 @@ mod crashes;
 pub mod disk;
 mod elsewhere;
 pub mod endpoint;
+mod endpoint_abuse;
 mod events;
 mod explain;
 pub mod factory;

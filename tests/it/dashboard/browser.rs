@@ -5,7 +5,9 @@
 //! and a zero byte (`--remote-debugging-pipe`), so no other program and no port is needed.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -40,6 +42,11 @@ pub struct Browser {
 impl Browser {
     /// Starts one with a profile of its own. It finds no host but this one.
     pub fn start() -> Self {
+        Self::start_for(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    /// The same for another address of this host.
+    pub fn start_for(address: IpAddr) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let script = "exec chromium-headless-shell \"$@\" 3<&0 4>&1 0</dev/null 1>/dev/null 2>&1";
         let mut process = Command::new("sh")
@@ -47,7 +54,9 @@ impl Browser {
             // Tests run as root, too, and in containers.
             .args(["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"])
             .args(["--no-first-run", "--disable-background-networking"])
-            .arg("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
+            .arg(format!(
+                "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE {address}"
+            ))
             .arg("--window-size=1280,900")
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .stdin(Stdio::piped())
@@ -220,6 +229,32 @@ impl Browser {
             "Log.entryAdded" => Some(event["entry"].to_string()),
             _ => None,
         })
+    }
+
+    /// The statuses that requests for URLs that begin so were answered with, also when the page was
+    /// not told: method, URL, status.
+    pub fn statuses(&self, start: &str) -> Vec<(String, String, u64)> {
+        self.script("1");
+        let events = self.events.borrow();
+        let of = |method: &'static str| {
+            let events = events.iter();
+            events.filter_map(move |event| (event["method"] == method).then_some(&event["params"]))
+        };
+        let asked: BTreeMap<&str, (&str, &str)> = of("Network.requestWillBeSent")
+            .filter_map(|event| {
+                let request = &event["request"];
+                let asked = (request["method"].as_str()?, request["url"].as_str()?);
+                Some((event["requestId"].as_str()?, asked))
+            })
+            .collect();
+        of("Network.responseReceivedExtraInfo")
+            .filter_map(|event| {
+                let (method, url) = asked.get(event["requestId"].as_str()?)?;
+                let status = event["statusCode"].as_u64()?;
+                url.starts_with(start)
+                    .then(|| ((*method).to_owned(), (*url).to_owned(), status))
+            })
+            .collect()
     }
 
     /// The URLs that pages have asked for so far.

@@ -115,6 +115,7 @@ fn it_shows_the_factory_follows_it_and_says_when_the_daemon_is_gone() {
             "ERR_CONNECTION_REFUSED",
             "ERR_INCOMPLETE_CHUNKED",
             "ERR_CONNECTION_RESET",
+            "ERR_SOCKET_NOT_CONNECTED",
         ];
         assert!(expected.iter().any(|part| line.contains(part)), "{line}");
     }

@@ -16,6 +16,7 @@ const DETAILS = 2000;
 /// A daemon with many machines takes longer, and is then asked less often.
 const SHARE = 20;
 const HIDDEN = 60000;
+const ANSWER = 8000;
 const TYPING = 300;
 
 const EVENTS = 200;
@@ -23,7 +24,7 @@ const PAGE = 50;
 
 const state = {
   daemon: null, config: null, https: null, orphans: {}, spaces: {}, events: [], histories: {}, page: null, story: null,
-  storyProblem: '', asked: nothingAsked(), cursor: null, chartWidth: 600, version: null, outdated: false, answers: null,
+  storyProblem: '', asked: nothingAsked(), unfolded: {}, cursor: null, chartWidth: 600, version: null, outdated: false, answers: null,
   connection: 'connecting', since: performance.now(), told: 0, toldAt: performance.now(), number: 0,
   now() { return this.told + Math.max(0, Math.floor((performance.now() - this.toldAt) / 1000)); },
   interval() { return this.daemon ? this.daemon.interval : 60; },
@@ -34,6 +35,14 @@ function nothingAsked() {
 }
 
 const part = (id) => document.getElementById(id);
+
+/// Where this page is, without a name and a password that may be in its address: a browser asks for
+/// nothing at an address that has them.
+const here = window.location.origin + window.location.pathname.replace(/[^/]*$/, '');
+
+/// What a program asks for. A browser that is refused the token then asks nobody for a password: it
+/// would do so again with every attempt, for as long as this page is open.
+const asProgram = { cache: 'no-store', headers: { accept: 'application/json' } };
 
 // ---- which view
 
@@ -108,7 +117,8 @@ function drawAround(kind, name) {
   patch(part('foot'), foot(state));
   patch(part('alerts'), alerts());
   const wrong = Object.values(state.spaces).filter((one) => stateOf(one, state.now(), state.interval())[0] === 'bad').length;
-  const mark = state.connection === 'gone' ? '(no daemon) ' : wrong ? `(${wrong}) ` : '';
+  const lost = state.answers ? '(not connected) ' : '(no daemon) ';
+  const mark = state.connection === 'gone' ? lost : wrong ? `(${wrong}) ` : '';
   const title = `${mark}${name || (state.daemon ? state.daemon.factory : '')} vcycled`.trim();
   if (document.title !== title) document.title = title;
 }
@@ -125,8 +135,10 @@ function alerts() {
     all.push(h('section', { class: 'banner bad', role: 'alert', key: 'gone' },
       h('strong', {}, WHY[state.answers] || (state.answers ? WHY.other : 'The daemon does not answer.')), ' ',
       state.told ? `What is below is what it said ${length(silence)} ago or before.` : '',
-      state.answers ? '' : ' Machines that run go on without it.', ' This page tries again by itself. ',
-      h('button', { type: 'button', 'data-do': state.answers === 401 ? 'reload' : 'connect' }, 'Try now')));
+      state.answers ? '' : ' Machines that run go on without it.',
+      state.answers === 401
+        ? [' Load this page again to show it. ', h('button', { type: 'button', 'data-do': 'reload' }, 'Load again')]
+        : [' This page tries again by itself. ', h('button', { type: 'button', 'data-do': 'connect' }, 'Try now')]));
   }
   const { config } = state;
   if (config && config.rejected !== null) {
@@ -163,7 +175,7 @@ let patience = 1000;
 function connect() {
   disconnect();
   heard = performance.now();
-  source = new EventSource('v1/stream');
+  source = new EventSource(`${here}v1/stream`);
   source.onmessage = (event) => {
     heard = performance.now();
     patience = 1000;
@@ -193,6 +205,7 @@ function lost() {
   if (state.connection !== 'gone') {
     state.connection = 'gone';
     state.since = heard;
+    state.answers = null; // until it is known why
     say('The daemon does not answer.');
   }
   lookWhy();
@@ -204,7 +217,8 @@ function lost() {
 /// Asks something small: the stream does not say why it is refused.
 async function lookWhy() {
   try {
-    state.answers = (await fetch('healthz', { cache: 'no-store' })).status;
+    const signal = AbortSignal.timeout(ANSWER);
+    state.answers = (await fetch(`${here}healthz`, { ...asProgram, signal })).status;
   } catch {
     state.answers = null;
   }
@@ -256,7 +270,7 @@ function tellTrouble(name, before, now) {
 // ---- what is asked for
 
 async function ask(path) {
-  const answer = await fetch(path, { cache: 'no-store' });
+  const answer = await fetch(here + path, asProgram);
   if (!answer.ok) {
     const told = await answer.json().catch(() => ({}));
     throw new Error(told.error || `The daemon answers with ${answer.status}.`);
@@ -397,6 +411,14 @@ document.addEventListener('visibilitychange', () => {
     connect();
   }
 });
+
+// What is folded up is not drawn. (This event does not bubble.)
+document.addEventListener('toggle', ({ target }) => {
+  const { space } = target.dataset;
+  if (space === undefined || state.unfolded[space] === target.open) return;
+  state.unfolded[space] = target.open;
+  draw();
+}, true);
 
 window.addEventListener('hashchange', goThere);
 new ResizeObserver(() => draw()).observe(part('main'));

@@ -30,12 +30,19 @@ function timeTicks(from, to, width) {
   return ticks;
 }
 
+/// The usual time from one sample to the next: that of cycles, which may take longer than they should.
+function usual(samples, width) {
+  const steps = samples.slice(1).map((sample, i) => sample.at - samples[i].at).sort((a, b) => a - b);
+  return Math.max(width, steps[Math.floor(steps.length / 2)] || 0);
+}
+
 /// Runs of samples without a gap: a host that slept has none.
 function runs(samples, width) {
   const all = [];
+  const gap = 3 * usual(samples, width);
   for (const sample of samples) {
     const last = all[all.length - 1];
-    if (last && sample.at - last[last.length - 1].at <= 3 * width) last.push(sample);
+    if (last && sample.at - last[last.length - 1].at <= gap) last.push(sample);
     else all.push([sample]);
   }
   return all;
@@ -63,7 +70,10 @@ function drawing(state, id, history, lines, bars, label) {
     h('text', { class: 'tick', x: EDGE.left - 6, y: round(y(tick) + 4), 'text-anchor': 'end' }, tick),
   ]);
   const times = timeTicks(from, to, inner.w).map((at) =>
-    h('text', { class: 'tick', x: round(x(at)), y: HEIGHT - 6, 'text-anchor': 'middle' }, hourMinute(at)));
+    h('text', {
+      class: 'tick', x: Math.min(round(x(at)), width - 2), y: HEIGHT - 6,
+      'text-anchor': x(at) > width - 20 ? 'end' : 'middle',
+    }, hourMinute(at)));
   const troubles = samples.filter((sample) => sample.troubled > 0).map((sample) =>
     h('rect', {
       class: 'trouble', x: round(x(sample.at)), y: EDGE.top + inner.h + 1, height: 5,

@@ -16,6 +16,9 @@ const ERROR = 200;
 /// So many of the events are shown here.
 const EVENTS = 20;
 
+/// So many of the concerns are shown here, the worst. The views of their spaces show the others.
+const CONCERNS = 25;
+
 const tile = (name, figure, note, kind = '') =>
   h('div', { class: `tile ${kind}`, key: name }, h('dt', {}, name),
     h('dd', {}, h('span', { class: 'big' }, figure), ' ', h('span', { class: 'note' }, note)));
@@ -32,7 +35,8 @@ function tiles(state, spaces) {
   const recent = ((state.histories['']) || { samples: [] }).samples
     .filter((sample) => sample.at > state.now() - 3600);
   const aborts = recent.reduce((total, sample) => total + sample.aborts, 0);
-  const machines = sum((space) => space.machines);
+  // Of a cloud that was never seen completely it is what is on disk.
+  const machines = sum((space) => Math.max(space.machines, alive(space.phases)));
   return h('dl', { class: 'tiles' },
     tile('Running', phase('running'), `of ${count(machines, 'machine')}`),
     tile('Starting', phase('starting'), ''),
@@ -85,30 +89,39 @@ function attention(state, spaces) {
     h('h2', { id: 'attention' }, 'Needs a look', h('span', { class: 'faint' }, ` ${list.length || ''}`)),
     list.length
       ? table('What needs a look', [['What', ''], ['Where', ''], ['Why', 'wide'], ['Until', '']],
-        list.map((each) => ({
+        list.slice(0, CONCERNS).map((each) => ({
           key: `${each.word} ${each.space} ${each.machinetype} ${each.until}`,
           cells: [badge(each.kind, each.word),
             [each.space in known ? h('a', { href: spaceLink(each.space) }, each.space) : each.space,
               each.machinetype && ` / ${each.machinetype}`],
             each.text, each.until === null ? '' : when(state.now(), each.until)],
         })), 'attention')
-      : h('p', {}, badge('good', 'nothing'), ' No cloud fails, and nothing waits.'));
+      : h('p', {}, badge('good', 'nothing'), ' No cloud fails, and nothing waits.'),
+    list.length > CONCERNS && h('p', { class: 'faint' }, `and ${list.length - CONCERNS} more, of `,
+      count(new Set(list.slice(CONCERNS).map((each) => each.space)).size, 'space'), ', no worse than these'));
 }
 
-function space(state, name, one, unfolded) {
-  const [kind, word] = stateOf(one, state.now(), state.interval());
+function machinetypesOf(state, name, one) {
   const link = h('a', { href: spaceLink(name) }, 'machines', h('span', { class: 'unseen' }, ` of ${name}`));
-  return h('details', { class: 'space', key: name, $open: unfolded, id: `space-${name}` },
+  return [
+    Object.keys(one.machinetypes).length ? machinetypes(name, one, state.now())
+      : h('p', { class: 'faint' }, 'Nothing is known of its machinetypes yet.'),
+    h('p', {}, link, ` (${alive(one.phases)} alive, ${one.phases.ended || 0} ended)`,
+      one.foreign ? `; ${one.foreign} on the cloud are not ours` : ''),
+  ];
+}
+
+function space(state, name, one, byItself) {
+  const [kind, word] = stateOf(one, state.now(), state.interval());
+  const unfolded = name in state.unfolded ? state.unfolded[name] : byItself;
+  return h('details', { class: 'space', key: name, $open: unfolded, id: `space-${name}`, 'data-space': name },
     h('summary', {},
       h('h3', {}, name), ' ', badge(kind, word), ' ',
       one.decided !== null && h('span', { class: 'summary' },
         h('span', {}, `machines ${of(one.machines, one.machines_limit)}`), limitBar(one.machines, one.machines_limit),
         h('span', { class: 'faint' }, `processors ${of(one.processors, one.processors_limit)}`),
         h('span', { class: 'faint' }, one.last_scan === null ? 'never seen completely' : `seen ${ago(state.now(), one.last_scan)}`))),
-    Object.keys(one.machinetypes).length ? machinetypes(name, one, state.now())
-      : h('p', { class: 'faint' }, 'Nothing is known of its machinetypes yet.'),
-    h('p', {}, link, ` (${alive(one.phases)} alive, ${one.phases.ended || 0} ended)`,
-      one.foreign ? `; ${one.foreign} on the cloud are not ours` : ''));
+    unfolded && machinetypesOf(state, name, one));
 }
 
 function lastError(trouble, now) {
@@ -147,7 +160,7 @@ export function overview(state) {
       spaces.map(([name, one]) => space(state, name, one, unfolded))),
     clouds(state, spaces),
     h('section', { 'aria-labelledby': 'events' }, h('h2', { id: 'events' }, 'Recent events'),
-      events(state, state.events.slice(-EVENTS), 'Recent events')),
+      events(state, state.events.slice(-EVENTS), 'Recent events', true)),
   ];
 }
 

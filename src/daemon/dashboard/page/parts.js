@@ -126,15 +126,16 @@ function linked(text, machine) {
   return [text.slice(0, at), link, text.slice(at + machine.length)];
 }
 
-/// What has happened, the latest first.
-export function events(state, list, caption) {
+/// What has happened, the latest first; in a space or, with `everywhere`, in which.
+export function events(state, list, caption, everywhere) {
   if (!list.length) return h('p', { class: 'faint' }, 'Nothing yet.');
-  return table(caption, [['Time, UTC', 'time'], ['Space', ''], ['What', 'wide']],
+  const where = (event) => (event.space ? h('a', { href: spaceLink(event.space) }, event.space) : '');
+  return table(caption, [['Time, UTC', 'time'], ...(everywhere ? [['Space', 'where']] : []), ['What', 'wide']],
     [...list].reverse().map((event) => ({
       key: event.number,
       cells: [
         moment(state.now(), event.time),
-        event.space ? h('a', { href: spaceLink(event.space) }, event.space) : '',
+        ...(everywhere ? [where(event)] : []),
         linked(spoken(state.now(), event.text), event.machine),
       ],
     })), 'events');

@@ -100,6 +100,6 @@ export function space(state, name) {
       charts(state, state.histories[name], name)),
     h('section', { 'aria-labelledby': 'machines' }, h('h3', { id: 'machines' }, 'Machines'), machines(state, name)),
     h('section', { 'aria-labelledby': 'events' }, h('h3', { id: 'events' }, 'Recent events'),
-      events(state, happened, `Recent events of ${name}`)),
+      events(state, happened, `Recent events of ${name}`, false)),
   ];
 }
