@@ -6,7 +6,7 @@ use super::human::{Cell, Paint, Style, ago, length, moment, printable, table};
 use super::told::Known;
 use crate::config::SpaceConfig;
 use crate::daemon::dashboard::{Concern, concern};
-use crate::daemon::{MachineStatus, Phase, SpaceStatus};
+use crate::daemon::{MachineStatus, Phase, SpaceStatus, Trouble};
 use crate::decide::{Blocked, Rule};
 use crate::model::{MachinetypeName, Processors, SpaceName, Timestamp};
 
@@ -190,7 +190,13 @@ fn health(scene: &Scene<'_>, space: &SpaceStatus) -> String {
     let mut bad = |paint: Paint, line: String| {
         text += &format!("  {}\n", style.paint(paint, &line));
     };
-    if let Some(trouble) = &space.trouble {
+    if let Some(waiting) = &space.waiting {
+        let line = format!("nothing is created or destroyed: {waiting}");
+        bad(Paint::Bad, line);
+    }
+    // That it waits is no trouble of the cloud.
+    let is_told = |trouble: &&Trouble| trouble.over.is_none() && space.waiting.is_some();
+    if let Some(trouble) = space.trouble.as_ref().filter(|one| !is_told(one)) {
         match trouble.over {
             None => bad(
                 Paint::Bad,

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use super::admin::AdminSocket;
 use super::https::HttpsServer;
 use super::joboutputs::Janitor;
+use super::space_task::{Ended, WhyEnded};
 use super::unread::UnreadDirectories;
 use super::web::{AdminEndpoint, Questions};
 use super::{Board, Common, Control, DaemonError, DaemonStatus, Settings, Tick, space_task};
@@ -22,10 +23,10 @@ use crate::config::{self, Config};
 use crate::events::{Entry, Event, EventLog, Writing};
 use crate::images;
 use crate::metrics::Metrics;
-use crate::migrate;
-use crate::model::{MachineFiles, SpaceName, Timestamp};
+use crate::migrate::waiting::{self, OldMachines};
+use crate::model::{FactoryName, MachineFiles, MachineName, SpaceName, Timestamp};
 use crate::pipes;
-use crate::state::{Layout, StateError, Store};
+use crate::state::{Layout, Loaded, StateError, Store};
 use crate::telemetry::{Repeats, levels};
 
 /// How long work that is under way may take to end after a stop was asked for.
@@ -86,24 +87,44 @@ fn open_socket(settings: &Settings, store: &Store, board: &Board) -> Option<Admi
     }
 }
 
+/// The machine directories as they are now.
+struct Directories {
+    loaded: Loaded,
+    /// Those that wait to be taken over from an older version.
+    old: OldMachines,
+}
+
+/// Reads all machine directories. Those that an older version made and that lack what we need are
+/// not told of as unread: they wait to be taken over.
+fn read_directories(store: &Store, factory: &FactoryName) -> Result<Directories, StateError> {
+    let mut loaded = store.load_machines()?;
+    let without_manager = loaded.machines.iter();
+    let without_manager = without_manager.filter(|files| files.manager.is_none());
+    let suspects = without_manager.map(|files| files.name.clone());
+    let suspects = suspects.chain(loaded.unread.iter().map(|unread| unread.machine.clone()));
+    let old = waiting::of_tree(store.layout(), factory, suspects)?;
+    let is_old = |name: &MachineName| old.values().any(|names| names.contains(name));
+    loaded.unread.retain(|unread| !is_old(&unread.machine));
+    Ok(Directories { loaded, old })
+}
+
 /// All machine directories, by space. Those of spaces that are not configured are kept too: the
 /// space may come back.
 fn load_machines(
     store: &Store,
     config: &Config,
+    factory: &FactoryName,
     unread: &mut UnreadDirectories,
-) -> Result<BTreeMap<SpaceName, Vec<MachineFiles>>, StateError> {
-    let loaded = store.load_machines()?;
+) -> Result<(BTreeMap<SpaceName, Vec<MachineFiles>>, OldMachines), StateError> {
+    let Directories { loaded, old } = read_directories(store, factory)?;
     unread.note(loaded.unread);
-    let without_manager = loaded
-        .machines
-        .iter()
-        .filter(|files| files.manager.is_none());
-    let older = without_manager.count();
-    if older > 0 || migrate::has_shared_machines(store.layout()) {
-        warn!(
-            "here are machines of an older version of Vcycle ({older} of them in machines/), which may not be able to write their heartbeats: stop this daemon and see vcycled migrate"
-        );
+    for space in old.keys() {
+        if !config.spaces.contains_key(space) {
+            warn!(
+                %space,
+                "machines of GridPP's Vcycle wait to be taken over, see vcycled migrate; their space is not configured"
+            );
+        }
     }
     let mut machines: BTreeMap<SpaceName, Vec<MachineFiles>> = BTreeMap::new();
     for files in loaded.machines {
@@ -118,7 +139,7 @@ fn load_machines(
             );
         }
     }
-    Ok(machines)
+    Ok((machines, old))
 }
 
 /// The task of a space.
@@ -145,11 +166,14 @@ pub(super) struct Driver {
     pipes: pipes::Keeper,
     /// Directories of spaces that have no task now.
     machines: BTreeMap<SpaceName, Vec<MachineFiles>>,
+    /// Machines of an older version in spaces that have no task now.
+    old: OldMachines,
     unread: UnreadDirectories,
     janitor: Janitor,
-    tasks: JoinSet<(SpaceName, Vec<MachineFiles>)>,
+    tasks: JoinSet<Ended>,
     running: BTreeMap<SpaceName, Running>,
-    /// Spaces whose task has panicked: what was known of them is read from the files again.
+    /// Spaces whose task has panicked, or has found its directories changed: what was known of them
+    /// is read from the files again.
     lost: BTreeSet<SpaceName>,
     repeats: Repeats,
 }
@@ -177,7 +201,7 @@ impl Driver {
         }
         let store = Arc::new(Store::open(layout)?);
         let mut unread = UnreadDirectories::default();
-        let machines = load_machines(&store, &config, &mut unread)?;
+        let (machines, old) = load_machines(&store, &config, &settings.factory, &mut unread)?;
         let metrics = Metrics::default();
         let server = HttpsServer::start(&config.server, &store, &settings.clock, &metrics).await?;
         let config = Arc::new(config);
@@ -222,6 +246,7 @@ impl Driver {
             questions,
             writing,
             machines,
+            old,
             unread,
             janitor: Janitor::default(),
             tasks: JoinSet::new(),
@@ -389,6 +414,7 @@ impl Driver {
             let told = space_task::Told {
                 ticks: receiver,
                 found: to_take_up,
+                old: self.old.remove(space),
             };
             let task = space_task::run(self.common.clone(), space.clone(), told, files);
             let task = self.tasks.spawn(task).id();
@@ -421,10 +447,15 @@ impl Driver {
         if self.lost.is_empty() {
             return;
         }
-        let store = Arc::clone(&self.common.store);
-        match blocking::run(move || store.load_machines()).await {
-            Ok(loaded) => {
+        let (store, factory) = (
+            Arc::clone(&self.common.store),
+            self.settings.factory.clone(),
+        );
+        match blocking::run(move || read_directories(&store, &factory)).await {
+            Ok(Directories { loaded, mut old }) => {
                 let lost = std::mem::take(&mut self.lost);
+                old.retain(|space, _| lost.contains(space));
+                self.old.append(&mut old);
                 self.unread.note(loaded.unread);
                 for files in loaded.machines {
                     if lost.contains(&files.space) {
@@ -441,23 +472,16 @@ impl Driver {
         }
     }
 
-    fn space_ended(
-        &mut self,
-        ended: Result<(tokio::task::Id, (SpaceName, Vec<MachineFiles>)), tokio::task::JoinError>,
-    ) {
+    fn space_ended(&mut self, ended: Result<(tokio::task::Id, Ended), tokio::task::JoinError>) {
         match ended {
-            Ok((_, (space, files))) => {
+            Ok((_, Ended { space, why })) => {
                 self.running.remove(&space);
-                self.common.board.remove(&space);
-                if !files.is_empty() {
-                    warn!(
-                        %space,
-                        "the space has left the configuration: its {} machine(s) are left alone",
-                        files.len()
-                    );
+                match why {
+                    WhyEnded::TakenOver => {
+                        self.lost.insert(space);
+                    }
+                    WhyEnded::Left(files, old) => self.has_left(space, files, old),
                 }
-                self.machines.insert(space, files);
-                self.show_orphans();
             }
             Err(failed) => {
                 let mut spaces = self.running.iter();
@@ -473,6 +497,27 @@ impl Driver {
                 self.lost.insert(space);
             }
         }
+    }
+
+    fn has_left(
+        &mut self,
+        space: SpaceName,
+        files: Vec<MachineFiles>,
+        old: Option<BTreeSet<MachineName>>,
+    ) {
+        self.common.board.remove(&space);
+        if !files.is_empty() {
+            warn!(
+                %space,
+                "the space has left the configuration: its {} machine(s) are left alone",
+                files.len()
+            );
+        }
+        if let Some(old) = old {
+            self.old.insert(space.clone(), old);
+        }
+        self.machines.insert(space, files);
+        self.show_orphans();
     }
 
     /// Waits for what is under way, not for long.
@@ -510,7 +555,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::daemon::{Host, run};
-    use crate::model::{FactoryName, Seconds};
+    use crate::model::Seconds;
     use crate::state::Disk;
 
     /// A daemon for one space whose cloud is at `address`.
@@ -586,6 +631,7 @@ mod tests {
         for (file, text) in [
             ("space_name", "example.org"),
             ("machinetype_name", "a"),
+            ("manager", "factory.example.org"),
             ("created", "1000"),
         ] {
             let path = machine.join(file);
