@@ -23,29 +23,33 @@
 //! ends with a look for what machines left behind ([`decide::leaks`]). The dry run
 //! (`vcycled plan`) and replays go through the same observe and decide and stop there.
 //!
+//! Each module uses only what stands above it in this table, which a test compares with the code:
+//!
 //! | module | what it is for | uses |
 //! | --- | --- | --- |
 //! | [`model`] | names, units, times, machines: plain data | nothing |
-//! | [`clock`], [`rng`] | the only places that read the time and entropy | model |
+//! | [`clock`] | the only place that reads the time | model |
+//! | [`rng`] | the only place that reads entropy | nothing |
 //! | [`blocking`] | where work that may block is done | nothing |
 //! | [`metrics`] | what is counted while it happens | model |
+//! | [`telemetry`] | the log: where it goes, how much is told, and what has been told already | model |
 //! | [`config`] | from files to typed, checked values; every problem with file and line | model |
 //! | [`state`] | the state directory; the only place that knows its names | model |
-//! | [`cloud`] | the seam to the clouds, and the adapters behind it | config, model, clock |
-//! | [`images`] | images from files and URLs on their way to a cloud | cloud, state, model |
-//! | [`observe`] | joins what the cloud lists with what the directories say | cloud's answers, state |
-//! | [`remote`] | asks remote servers what machines left there | config, model, clock, cloud's HTTP |
+//! | [`cloud`] | the seam to the clouds, and the adapters behind it | blocking, clock, config, metrics, model, rng, state |
+//! | [`images`] | images from files and URLs on their way to a cloud | blocking, clock, cloud, config, model, state, telemetry |
+//! | [`observe`] | joins what the cloud lists with what the directories say; what is remembered between passes | config, model, state |
+//! | [`remote`] | asks remote servers what machines left there | blocking, clock, cloud, config, model, state |
 //! | [`decide`] | what to write down, destroy and create | config, model, rng |
-//! | [`act`] | carries out deletes, creates and removals | cloud, state, decide's plan, rng |
+//! | [`act`] | carries out deletes, creates and removals | blocking, clock, cloud, config, decide, model, rng, state, telemetry |
 //! | [`account`] | APEL records and where they go | config, model, state |
-//! | [`events`] | tells what has happened, one line of JSON each | model, state's disk |
-//! | [`record`] | writes down what was found out and done, and tells it | state, account, events, observe's memory |
-//! | [`pipes`] | fetches vacuum pipes beside all passes, and keeps what they said | config, cloud::http, state |
-//! | [`vacmon`] | what monitoring services are told, over UDP | config, decide, telemetry |
-//! | [`server`] | HTTPS for the machines: features out, heartbeats and messages in | state, model |
-//! | [`daemon`] | the driver and the tasks of the spaces | all of these |
-//! | [`migrate`] | takes over the state directories of older versions | account, config, state, model |
-//! | [`cli`] | the command line | daemon |
+//! | [`events`] | tells what has happened, one line of JSON each | blocking, model, state |
+//! | [`record`] | writes down what was found out and done, and tells it | account, act, cloud, config, decide, events, metrics, model, observe, state, telemetry |
+//! | [`pipes`] | fetches vacuum pipes beside all passes, and keeps what they said | blocking, clock, cloud, config, model, rng, state, telemetry |
+//! | [`vacmon`] | what monitoring services are told, over UDP | config, decide, model, telemetry |
+//! | [`server`] | HTTPS for the machines: features out, heartbeats and messages in | blocking, clock, config, metrics, model, state |
+//! | [`migrate`] | takes over the state directories of older versions | account, config, model, state |
+//! | [`daemon`] | the driver and the tasks of the spaces | all above |
+//! | [`cli`] | the command line | all above |
 //!
 //! Commands beside a running daemon tell it something through [`state::order`] and, of what it logs,
 //! over its local socket, [`daemon::admin`], where they also ask it. Monitoring systems and browsers

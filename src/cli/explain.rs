@@ -15,7 +15,7 @@ use super::status::{to_json, write};
 use super::{run, show, told};
 use crate::daemon::admin::Told;
 use crate::daemon::{Phase, Settings, SpaceStatus};
-use crate::decide::{self, Blocked, Check, MachinetypeReport, Report};
+use crate::decide::{self, Check, MachinetypeReport, Report};
 use crate::model::{MachinetypeName, SpaceName, Timestamp};
 use crate::rng::Seed;
 
@@ -183,25 +183,7 @@ fn next_end(space: &SpaceStatus) -> Option<Timestamp> {
 /// keeps from having more, the one that has least of its share, or all that have equally little.
 fn next_in_line(report: &Report) -> Vec<&MachinetypeName> {
     let all = report.machinetypes.iter();
-    let waiting = all.filter(|(_, kind)| match kind.stopped_by {
-        Blocked::SpaceMachines { .. }
-        | Blocked::SpaceProcessors { .. }
-        | Blocked::CycleCap { .. } => true,
-        Blocked::NoTargetShare
-        | Blocked::ShutdownTime { .. }
-        | Blocked::SuspectScan { .. }
-        | Blocked::NoLimitKnown
-        | Blocked::NoFlavor { .. }
-        | Blocked::Exhausted { .. }
-        | Blocked::Image { .. }
-        | Blocked::Unsupported { .. }
-        | Blocked::Backoff { .. }
-        | Blocked::Trial { .. }
-        | Blocked::Failing { .. }
-        | Blocked::MachinetypeMachines { .. }
-        | Blocked::MachinetypeProcessors { .. }
-        | Blocked::StartingProcessors { .. } => false,
-    });
+    let waiting = all.filter(|(_, kind)| kind.stopped_by.is_of_the_space());
     let filled: Vec<(&MachinetypeName, f64)> = waiting
         .map(|(name, kind)| (name, kind.weight / kind.target_share))
         .collect();

@@ -10,7 +10,7 @@ use super::status::write;
 use super::told;
 use crate::daemon::admin::Told;
 use crate::daemon::{Phase, Settings, SpaceStatus};
-use crate::decide::Blocked;
+use crate::decide::{Blocked, Concern};
 use crate::model::{Seconds, SpaceName};
 
 /// A space whose latest complete cycle is older than so many cycles is in trouble, and older than so
@@ -153,12 +153,23 @@ fn of_the_daemon(told: &Told) -> Vec<Finding> {
             config.problems.len()
         )));
     }
+    findings.extend(of_https(told));
     findings.extend(of_the_certificate(told));
     findings
 }
 
+fn of_https(told: &Told) -> Option<Finding> {
+    let https = &told.status.https;
+    let problem = https.problem.as_deref()?;
+    Some(if https.is_down {
+        Finding::critical(problem)
+    } else {
+        Finding::warning(problem)
+    })
+}
+
 fn of_the_certificate(told: &Told) -> Option<Finding> {
-    let expires = told.status.certificate_expires?;
+    let expires = told.status.https.certificate_expires?;
     let (warning, critical) = EXPIRES;
     let left = expires.since(told.now);
     if expires <= told.now {
@@ -218,26 +229,15 @@ fn of_space(
     }
     for (machinetype, report) in &space.report.machinetypes {
         let why = &report.stopped_by;
-        let text = format!("space {name}: nothing is created of {machinetype}: {why}");
-        match why {
-            Blocked::SuspectScan { .. } => findings.push(Finding::critical(text)),
-            Blocked::NoLimitKnown | Blocked::NoFlavor { .. } | Blocked::Unsupported { .. } => {
-                findings.push(Finding::warning(text));
-            }
-            Blocked::NoTargetShare
-            | Blocked::ShutdownTime { .. }
-            | Blocked::Exhausted { .. }
-            | Blocked::Image { .. }
-            | Blocked::Backoff { .. }
-            | Blocked::Trial { .. }
-            | Blocked::Failing { .. }
-            | Blocked::MachinetypeMachines { .. }
-            | Blocked::MachinetypeProcessors { .. }
-            | Blocked::StartingProcessors { .. }
-            | Blocked::SpaceMachines { .. }
-            | Blocked::SpaceProcessors { .. }
-            | Blocked::CycleCap { .. } => {}
+        if why.concern() != Concern::Wrong {
+            continue;
         }
+        let text = format!("space {name}: nothing is created of {machinetype}: {why}");
+        findings.push(if matches!(why, Blocked::SuspectScan { .. }) {
+            Finding::critical(text)
+        } else {
+            Finding::warning(text)
+        });
     }
     findings
 }
@@ -368,9 +368,21 @@ mod tests {
         let mut told = told(|_| {});
         assert_eq!(of_the_certificate(&told), None);
         for (expires, expected) in cases {
-            told.status.certificate_expires = Some(Timestamp::from_unix(expires));
+            told.status.https.certificate_expires = Some(Timestamp::from_unix(expires));
             let found = of_the_certificate(&told).map(|finding| finding.severity);
             assert_eq!(found, expected, "{expires}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_down_is_critical_and_one_that_goes_on_as_it_was_is_not() {
+        let mut told = told(|_| {});
+        assert_eq!(of_https(&told), None);
+        told.status.https.problem = Some("no such key".to_owned());
+        for (is_down, expected) in [(false, Severity::Warning), (true, Severity::Critical)] {
+            told.status.https.is_down = is_down;
+            let found = of_https(&told).map(|finding| finding.severity);
+            assert_eq!(found, Some(expected));
         }
     }
 

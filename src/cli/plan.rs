@@ -12,7 +12,7 @@ use super::args::PlanOptions;
 use super::exit::{Exit, Failure};
 use crate::clock::Clock;
 use crate::cloud::{self, Outside};
-use crate::config::{self, Config, SpaceConfig};
+use crate::config::{self, Config, Raw, SpaceConfig};
 use crate::daemon::{Settings, find_leftovers, last_answers, listed, observe_once};
 use crate::decide::leaks::{self, LeakCount, Sightings};
 use crate::decide::{self, Bookkeeping, Plan};
@@ -101,18 +101,25 @@ pub(super) fn recorded(
     })
 }
 
-/// The situation of one space at this moment, as a dry run sees it: connects to its cloud.
-pub(super) async fn found_now(settings: &Settings, name: &SpaceName) -> Result<Found, Failure> {
+/// The configuration as a daemon would take it over, and what it was read from; what is wrong with it
+/// is said on standard error.
+fn good_config(settings: &Settings) -> Result<(Config, Raw), Failure> {
     let pipes = pipes::read_known(&Layout::new(&settings.state_dir));
     let loaded = config::load_with(&settings.sources, &settings.config_context(), &pipes);
-    let Some(config) = &loaded.config else {
+    let Some(config) = loaded.config else {
         for problem in &loaded.problems {
             eprintln!("{problem:#}");
         }
         return Err(Failure::new(Exit::Config, "the configuration has errors"));
     };
+    Ok((config, loaded.raw))
+}
+
+/// The situation of one space at this moment, as a dry run sees it: connects to its cloud.
+pub(super) async fn found_now(settings: &Settings, name: &SpaceName) -> Result<Found, Failure> {
+    let (config, _) = good_config(settings)?;
     let space = config.spaces.get(name).ok_or_else(|| no_space(name))?;
-    let (config, snapshot, _, _) = look_at(settings, config, space.clone()).await?;
+    let (config, snapshot, _, _) = look_at(settings, &config, space.clone()).await?;
     Ok(Found {
         config,
         snapshot,
@@ -121,7 +128,7 @@ pub(super) async fn found_now(settings: &Settings, name: &SpaceName) -> Result<F
 }
 
 /// A name that the configuration does not have.
-pub(super) fn no_space(name: &SpaceName) -> Failure {
+fn no_space(name: &SpaceName) -> Failure {
     Failure::new(
         Exit::Usage,
         format!("there is no space {name} in the configuration"),
@@ -129,14 +136,7 @@ pub(super) fn no_space(name: &SpaceName) -> Failure {
 }
 
 async fn look(settings: &Settings, options: &PlanOptions) -> Result<(), Failure> {
-    let pipes = pipes::read_known(&Layout::new(&settings.state_dir));
-    let loaded = config::load_with(&settings.sources, &settings.config_context(), &pipes);
-    let Some(config) = &loaded.config else {
-        for problem in &loaded.problems {
-            eprintln!("{problem:#}");
-        }
-        return Err(Failure::new(Exit::Config, "the configuration has errors"));
-    };
+    let (config, raw) = good_config(settings)?;
     let spaces: Vec<&SpaceConfig> = match &options.space {
         None => config.spaces.values().collect(),
         Some(name) => match config.spaces.get(name) {
@@ -146,12 +146,12 @@ async fn look(settings: &Settings, options: &PlanOptions) -> Result<(), Failure>
     };
     let mut failed = false;
     for space in spaces {
-        match look_at(settings, config, space.clone()).await {
+        match look_at(settings, &config, space.clone()).await {
             Ok((space, snapshot, memory, left)) => {
                 let now = options.now.unwrap_or_else(|| settings.clock.now());
                 if let Some(file) = &options.dump_snapshot {
                     let situation = Situation::record(
-                        &loaded.raw,
+                        &raw,
                         &settings.factory,
                         (&space, &snapshot),
                         &memory,

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use super::human::{Cell, Paint, Style, ago, length, moment, printable, table};
 use super::told::Known;
 use crate::config::SpaceConfig;
-use crate::daemon::dashboard::{Concern, concern};
 use crate::daemon::{MachineStatus, Phase, SpaceStatus, Trouble};
-use crate::decide::{Blocked, Rule};
+use crate::decide::{Blocked, Concern, Rule};
 use crate::model::{MachinetypeName, Processors, SpaceName, Timestamp};
 
 /// So many machines that have ended are shown of each space, the latest first.
@@ -41,6 +40,7 @@ pub fn factory(known: &Known, all: bool, style: Style) -> String {
         }
     }
     text += &configuration(known, style);
+    text += &https(known, style);
     for (name, space) in &status.spaces {
         let config = known.config.as_ref();
         let config = config.and_then(|config| config.spaces.get(name));
@@ -84,6 +84,13 @@ fn configuration(known: &Known, style: Style) -> String {
         text += &format!("  {problem}\n");
     }
     text
+}
+
+fn https(known: &Known, style: Style) -> String {
+    let Some(problem) = &known.told.status.https.problem else {
+        return String::new();
+    };
+    format!("{}\n", style.paint(Paint::Bad, &printable(problem)))
 }
 
 fn of_space(
@@ -187,9 +194,16 @@ fn health(scene: &Scene<'_>, space: &SpaceStatus) -> String {
         );
     }
     text.push('\n');
-    let mut bad = |paint: Paint, line: String| {
+    for (paint, line) in troubles(space, now) {
         text += &format!("  {}\n", style.paint(paint, &line));
-    };
+    }
+    text
+}
+
+/// What is wrong with a space, or is soon going to be, a line each.
+fn troubles(space: &SpaceStatus, now: Timestamp) -> Vec<(Paint, String)> {
+    let mut lines = Vec::new();
+    let mut bad = |paint: Paint, line: String| lines.push((paint, line));
     if let Some(waiting) = &space.waiting {
         let line = format!("nothing is created or destroyed: {waiting}");
         bad(Paint::Bad, line);
@@ -234,7 +248,7 @@ fn health(scene: &Scene<'_>, space: &SpaceStatus) -> String {
             );
         }
     }
-    text
+    lines
 }
 
 /// One machinetype in figures.
@@ -344,7 +358,7 @@ fn reason(why: &Blocked, now: Timestamp) -> String {
 
 /// Whether a reason is one that a person has to do something about.
 pub const fn paint(why: &Blocked) -> Paint {
-    match concern(why) {
+    match why.concern() {
         Concern::Wrong => Paint::Bad,
         Concern::Waits => Paint::Warning,
         Concern::None => Paint::Plain,

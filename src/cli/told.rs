@@ -11,7 +11,7 @@ use crate::daemon::{
     ConfigStatus, MachineStatus, Messages, Phase, Settings, SpaceStatus, Status, machine_statuses,
 };
 use crate::migrate::waiting;
-use crate::model::{MachineFiles, SpaceName};
+use crate::model::{MachineFiles, SpaceName, Timestamp};
 use crate::pipes;
 use crate::state::{Layout, Store};
 
@@ -60,35 +60,14 @@ fn from_files(settings: &Settings) -> Result<Known, Failure> {
         eprintln!("vcycled: {unread}");
     }
     let mut waiting = waiting::everywhere(store.layout(), &settings.factory).map_err(io)?;
-    let mut of_spaces: BTreeMap<SpaceName, Vec<MachineFiles>> = BTreeMap::new();
-    for files in loaded.machines {
-        of_spaces
-            .entry(files.space.clone())
-            .or_default()
-            .push(files);
-    }
     let pipes = pipes::read_known(store.layout());
     let read = config::load_with(&settings.sources, &settings.config_context(), &pipes);
     let now = settings.clock.now();
-    let mut status = Status::default();
-    match &read.config {
-        Some(config) => {
-            status.config.loaded = Some(now);
-            status.config.spaces = config.spaces.keys().cloned().collect();
-            for space in config.spaces.keys() {
-                of_spaces.entry(space.clone()).or_default();
-            }
-        }
-        None => {
-            status.config = ConfigStatus {
-                loaded: None,
-                rejected: Some(now),
-                problems: read.problems.iter().map(ToString::to_string).collect(),
-                ..ConfigStatus::default()
-            }
-        }
-    }
-    for (name, machines) in of_spaces {
+    let mut status = Status {
+        config: as_read(&read, now),
+        ..Status::default()
+    };
+    for (name, machines) in by_space(loaded.machines, read.config.as_ref()) {
         let config = read
             .config
             .as_ref()
@@ -109,6 +88,37 @@ fn from_files(settings: &Settings) -> Result<Known, Failure> {
         told: Told { now, status },
         config: read.config,
     })
+}
+
+/// What a daemon would say of a configuration that was read now.
+fn as_read(read: &config::Loaded, now: Timestamp) -> ConfigStatus {
+    match &read.config {
+        Some(config) => ConfigStatus {
+            loaded: Some(now),
+            spaces: config.spaces.keys().cloned().collect(),
+            ..ConfigStatus::default()
+        },
+        None => ConfigStatus {
+            rejected: Some(now),
+            problems: read.problems.iter().map(ToString::to_string).collect(),
+            ..ConfigStatus::default()
+        },
+    }
+}
+
+/// The machines of each space, also of those that are configured and have none.
+fn by_space(
+    machines: Vec<MachineFiles>,
+    config: Option<&Config>,
+) -> BTreeMap<SpaceName, Vec<MachineFiles>> {
+    let configured = config.into_iter().flat_map(|config| config.spaces.keys());
+    let mut spaces: BTreeMap<SpaceName, Vec<MachineFiles>> = configured
+        .map(|space| (space.clone(), Vec::new()))
+        .collect();
+    for files in machines {
+        spaces.entry(files.space.clone()).or_default().push(files);
+    }
+    spaces
 }
 
 /// Machines as their directories alone tell of them.

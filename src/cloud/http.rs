@@ -273,6 +273,27 @@ impl Http {
         self.times
     }
 
+    /// Ends `call`, which tries `what`, when it takes longer than [`HttpTimes::call`]: each request is
+    /// bounded, but a cloud decides how many pages it has.
+    ///
+    /// # Errors
+    /// Those of `call`; [`CloudErrorKind::Transient`] when the time is up.
+    pub async fn in_time<T>(
+        &self,
+        what: &str,
+        call: impl Future<Output = Result<T, CloudError>> + Send,
+    ) -> Result<T, CloudError> {
+        let limit = self.times.call;
+        match tokio::time::timeout(limit, call).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(CloudError::new(
+                CloudErrorKind::Transient,
+                format!("{what} of space {}", self.space),
+                format!("not complete after {} s", limit.as_secs_f32()),
+            )),
+        }
+    }
+
     /// Sends a request that changes nothing, again after a pause when the network or the server
     /// had trouble. A request that took all its time is not repeated: the next cycle is.
     ///

@@ -1,9 +1,12 @@
 //! OpenSSH public keys, and the names of the key pairs that are imported of them: made from the
 //! owner's marks and the key's content, so that no list of ours can be out of step with the cloud's.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::{CloudError, CloudErrorKind};
 use crate::model::leftover::{MANAGER_MARK, SPACE_MARK};
 
 /// A public key without its comment, and the name of its key pair.
@@ -49,6 +52,19 @@ pub(super) fn name_of(text: &str, space: &str, manager: &str) -> Result<String, 
     parse(text, space, manager).map(|key| key.name)
 }
 
+/// The key pair of this OpenSSH public key for the owner whose marks are in `metadata`.
+///
+/// # Errors
+/// When the text is no public key.
+pub(super) fn of_owner(
+    text: &str,
+    metadata: &BTreeMap<String, String>,
+) -> Result<PublicKey, CloudError> {
+    let mark = |key: &str| metadata.get(key).map_or("", String::as_str);
+    parse(text, mark(SPACE_MARK), mark(MANAGER_MARK))
+        .map_err(|why| CloudError::new(CloudErrorKind::Rejected, "import the root_public_key", why))
+}
+
 /// Reads the first key of an OpenSSH public key file.
 ///
 /// # Errors
@@ -86,7 +102,7 @@ pub(super) fn parse(text: &str, space: &str, manager: &str) -> Result<PublicKey,
         line: format!("{kind} {blob} vcycle {SPACE_MARK}={space} {MANAGER_MARK}={manager}"),
         name: format!("{}{digits}", prefix(space, manager)),
         kind: kind.to_owned(),
-        blob: decoded.clone(),
+        blob: decoded,
     })
 }
 

@@ -1,25 +1,26 @@
 //! The driver: reads the configuration at every tick, hands it to the spaces, and starts their tasks
 //! again when they have ended.
 
+mod reload;
+mod spaces;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::admin::AdminSocket;
 use super::https::HttpsServer;
 use super::joboutputs::Janitor;
-use super::space_task::{Ended, WhyEnded};
+use super::space_task::Ended;
 use super::unread::UnreadDirectories;
 use super::web::{AdminEndpoint, Questions};
-use super::{Board, Common, Control, DaemonError, DaemonStatus, Settings, Tick, space_task};
+use super::{Board, Common, Control, DaemonError, DaemonStatus, Settings, Tick};
 use crate::act::userdata::Templates;
-use crate::blocking;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::events::{Entry, Event, EventLog, Writing};
 use crate::images;
 use crate::metrics::Metrics;
@@ -28,38 +29,10 @@ use crate::model::{FactoryName, MachineFiles, MachineName, SpaceName, Timestamp}
 use crate::pipes;
 use crate::state::{Layout, Loaded, StateError, Store};
 use crate::telemetry::{Repeats, levels};
+use spaces::Running;
 
 /// How long work that is under way may take to end after a stop was asked for.
 const STOP_GRACE: Duration = Duration::from_secs(8);
-
-/// What [`Repeats`] calls the errors and the warnings of the configuration.
-const ERRORS: &str = "configuration errors";
-const WARNINGS: &str = "configuration warnings";
-
-fn in_lines(problems: &[config::Problem]) -> String {
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    lines.join("\n")
-}
-
-/// Takes a good configuration over. Tells whether it is another one.
-fn take(config: Config, next: &mut Tick) -> bool {
-    let changed = *next.config != config;
-    if changed {
-        info!("using a changed configuration");
-    }
-    if next.config.server.ca_path != config.server.ca_path {
-        next.templates = Templates::new(&config.server.ca_path);
-        next.cache = images::Cache::new(&config.server.ca_path);
-    }
-    next.config = Arc::new(config);
-    changed
-}
-
-async fn load(settings: &Settings, pipes: &Arc<config::Pipes>) -> config::Loaded {
-    let (sources, context) = (settings.sources.clone(), settings.config_context());
-    let pipes = Arc::clone(pipes);
-    blocking::run(move || config::load_with(&sources, &context, &pipes)).await
-}
 
 fn daemon_status(settings: &Settings, now: Timestamp) -> DaemonStatus {
     DaemonStatus {
@@ -71,12 +44,37 @@ fn daemon_status(settings: &Settings, now: Timestamp) -> DaemonStatus {
     }
 }
 
+/// What all tasks share, and who writes down its events.
+fn common(
+    settings: &Settings,
+    store: Arc<Store>,
+    metrics: Metrics,
+    board: Board,
+    stop: CancellationToken,
+) -> (Common, Option<Writing>) {
+    let disk = store.layout().disk();
+    let (events, writing) = EventLog::start(settings.events.clone(), disk);
+    let common = Common {
+        store,
+        interval: settings.interval,
+        factory: settings.factory.clone(),
+        clock: settings.clock.clone(),
+        seeds: settings.host.seeds.clone(),
+        network: settings.host.network.clone(),
+        board,
+        events,
+        metrics,
+        stop,
+    };
+    (common, writing)
+}
+
 /// The local socket. A daemon that cannot have it does its work all the same.
-fn open_socket(settings: &Settings, store: &Store, board: &Board) -> Option<AdminSocket> {
+fn open_socket(settings: &Settings, common: &Common) -> Option<AdminSocket> {
     let path = settings.socket.clone()?;
     let shown = path.display().to_string();
-    let disk = store.layout().disk();
-    match AdminSocket::start(path, disk, board.clone(), settings.clock.clone()) {
+    let disk = common.store.layout().disk();
+    match AdminSocket::start(path, disk, common.board.clone(), common.clock.clone()) {
         Ok(socket) => Some(socket),
         Err(error) => {
             warn!(
@@ -142,15 +140,6 @@ fn load_machines(
     Ok((machines, old))
 }
 
-/// The task of a space.
-struct Running {
-    task: tokio::task::Id,
-    /// Tells it of ticks: each task has a channel of its own, so that they hear in order.
-    ticks: watch::Sender<Tick>,
-    /// Hands it directories that can be read again.
-    found: mpsc::UnboundedSender<MachineFiles>,
-}
-
 /// Reads the configuration at every tick and keeps a task for each space.
 pub(super) struct Driver {
     settings: Settings,
@@ -190,15 +179,8 @@ impl Driver {
     ) -> Result<Self, DaemonError> {
         let layout = Layout::on(settings.host.disk.clone(), &settings.state_dir);
         let known = pipes::remembered(&layout).await;
-        let loaded = load(&settings, &known).await;
-        let Some(config) = loaded.config else {
-            return Err(DaemonError::Config(loaded.problems));
-        };
         let mut repeats = Repeats::default();
-        repeats.is_news(WARNINGS, &in_lines(&loaded.problems));
-        for problem in &loaded.problems {
-            warn!("{problem}");
-        }
+        let config = reload::begin(&settings, &known, &mut repeats).await?;
         let store = Arc::new(Store::open(layout)?);
         let mut unread = UnreadDirectories::default();
         let (machines, old) = load_machines(&store, &config, &settings.factory, &mut unread)?;
@@ -208,38 +190,23 @@ impl Driver {
         let now = settings.clock.now();
         board.begin(daemon_status(&settings, now));
         board.config_loaded(now, config.spaces.keys().cloned().collect());
-        board.certificate(server.certificate_expires());
-        let socket = open_socket(&settings, &store, &board);
-        let disk = store.layout().disk();
-        let (events, writing) = EventLog::start(settings.events.clone(), disk);
-        let (mut endpoint, questions) =
-            AdminEndpoint::new(&settings, &store, &board, &events, &metrics);
-        endpoint
-            .tend(config.server.admin_listen, &mut repeats)
-            .await;
-        let tick = Tick {
-            config: Arc::clone(&config),
-            templates: Templates::new(&config.server.ca_path),
-            cache: images::Cache::new(&config.server.ca_path),
-            hearing: server.hearing(),
-        };
-        let pipes = pipes::Keeper::new(&store, &settings.clock, &settings.host.network, known);
+        board.https(server.status());
+        let (common, writing) = common(&settings, store, metrics, board, stop);
+        let socket = open_socket(&settings, &common);
+        let (mut endpoint, questions) = AdminEndpoint::new(&common);
+        let admin_listen = config.server.admin_listen;
+        endpoint.tend(admin_listen, &mut repeats).await;
+        let network = &settings.host.network;
         let mut driver = Self {
-            pipes,
-            common: Common {
-                store,
-                interval: settings.interval,
-                factory: settings.factory.clone(),
-                clock: settings.clock.clone(),
-                seeds: settings.host.seeds.clone(),
-                network: settings.host.network.clone(),
-                board,
-                events,
-                metrics,
-                stop,
+            pipes: pipes::Keeper::new(&common.store, &settings.clock, network, known),
+            tick: Tick {
+                templates: Templates::new(&config.server.ca_path),
+                cache: images::Cache::new(&config.server.ca_path),
+                hearing: server.hearing(),
+                config: Arc::clone(&config),
             },
+            common,
             settings,
-            tick,
             server,
             socket,
             endpoint,
@@ -305,41 +272,10 @@ impl Driver {
     async fn tick(&mut self) {
         // What has come in since the last tick; nothing is waited for.
         self.pipes.collect();
-        let loaded = load(&self.settings, self.pipes.known()).await;
+        let loaded = reload::load(&self.settings, self.pipes.known()).await;
         let now = self.settings.clock.now();
         let mut next = self.tick.clone();
-        let text = in_lines(&loaded.problems);
-        match loaded.config {
-            None => {
-                if self.repeats.is_news(ERRORS, &text) {
-                    for problem in &loaded.problems {
-                        error!("{problem}");
-                    }
-                    error!("the configuration has errors; going on with the last good one");
-                    let problems = loaded.problems.iter().map(ToString::to_string);
-                    let problems = problems.collect();
-                    self.tell(Event::ConfigRejected { problems });
-                }
-                let problems = loaded.problems.iter().map(ToString::to_string).collect();
-                self.common.board.config_rejected(now, problems);
-            }
-            Some(config) => {
-                let is_good_again = self.repeats.is_over(ERRORS).is_some();
-                if is_good_again {
-                    info!("the configuration is good again");
-                }
-                if self.repeats.is_news(WARNINGS, &text) {
-                    for problem in &loaded.problems {
-                        warn!("{problem}");
-                    }
-                }
-                let spaces = config.spaces.keys().cloned().collect();
-                self.common.board.config_loaded(now, spaces);
-                if take(config, &mut next) || is_good_again {
-                    self.tell(Event::ConfigReloaded {});
-                }
-            }
-        }
+        self.take_over(loaded, now, &mut next);
         let time = (&self.settings.clock, self.settings.interval);
         self.server
             .tend(
@@ -351,41 +287,16 @@ impl Driver {
             .await;
         next.hearing = self.server.hearing();
         self.hand_over_what_can_be_read().await;
-        // Once: a second word in one tick could start a second pass right after the first, and
-        // two scans in a row would say less than they are taken to say.
-        for running in self.running.values() {
-            running.ticks.send_replace(next.clone());
-        }
+        self.tell_spaces(&next);
         self.tick = next;
         self.fetch_pipes();
         self.start_spaces().await;
         self.show_orphans();
-        let expires = self.server.certificate_expires();
-        self.common.board.certificate(expires);
+        self.common.board.https(self.server.status());
         let admin_listen = self.tick.config.server.admin_listen;
         self.endpoint.tend(admin_listen, &mut self.repeats).await;
         let (store, repeats) = (&self.common.store, &mut self.repeats);
         self.janitor.tend(store, &self.tick.config, now, repeats);
-    }
-
-    /// Tries unread directories again, and gives those that can be read to whom they belong.
-    async fn hand_over_what_can_be_read(&mut self) {
-        for files in self.unread.try_again(&self.common.store).await {
-            match self.running.get(&files.space) {
-                Some(running) => {
-                    // A task that is just ending takes nothing more.
-                    if let Err(mpsc::error::SendError(files)) = running.found.send(files) {
-                        self.unread.put_back(files.name);
-                    }
-                }
-                None => {
-                    let kept = self.machines.entry(files.space.clone()).or_default();
-                    if kept.iter().all(|known| known.name != files.name) {
-                        kept.push(files);
-                    }
-                }
-            }
-        }
     }
 
     /// Begins to fetch the vacuum pipes that are due; a later tick finds what has come of it.
@@ -398,126 +309,12 @@ impl Driver {
         );
     }
 
-    /// Starts a task for each configured space that has none.
-    async fn start_spaces(&mut self) {
-        self.find_the_lost().await;
-        let config = Arc::clone(&self.tick.config);
-        for space in config.spaces.keys() {
-            // A space that is still lost does not begin without its directories: it would take
-            // its own machines for somebody else's.
-            if self.running.contains_key(space) || self.lost.contains(space) {
-                continue;
-            }
-            let files = self.machines.remove(space).unwrap_or_default();
-            let (ticks, receiver) = watch::channel(self.tick.clone());
-            let (found, to_take_up) = mpsc::unbounded_channel();
-            let told = space_task::Told {
-                ticks: receiver,
-                found: to_take_up,
-                old: self.old.remove(space),
-            };
-            let task = space_task::run(self.common.clone(), space.clone(), told, files);
-            let task = self.tasks.spawn(task).id();
-            let running = Running { task, ticks, found };
-            self.running.insert(space.clone(), running);
-        }
-    }
-
     fn tell(&self, event: Event) {
         self.common.events.take(vec![Entry {
             time: self.settings.clock.now(),
             space: None,
             event,
         }]);
-    }
-
-    /// Shows the machines of spaces that are not configured: they are nobody's, and left alone.
-    fn show_orphans(&self) {
-        let known = self.machines.iter();
-        let orphans = known.filter(|(space, machines)| {
-            !self.tick.config.spaces.contains_key(*space) && !machines.is_empty()
-        });
-        let orphans = orphans.map(|(space, machines)| (space.clone(), machines.len()));
-        self.common.board.orphans(orphans.collect());
-    }
-
-    /// Reads the directories of spaces that were lost again: once for all of them, and where it
-    /// may block, for a hundred thousand take seconds.
-    async fn find_the_lost(&mut self) {
-        if self.lost.is_empty() {
-            return;
-        }
-        let (store, factory) = (
-            Arc::clone(&self.common.store),
-            self.settings.factory.clone(),
-        );
-        match blocking::run(move || read_directories(&store, &factory)).await {
-            Ok(Directories { loaded, mut old }) => {
-                let lost = std::mem::take(&mut self.lost);
-                old.retain(|space, _| lost.contains(space));
-                self.old.append(&mut old);
-                self.unread.note(loaded.unread);
-                for files in loaded.machines {
-                    if lost.contains(&files.space) {
-                        let known = self.machines.entry(files.space.clone());
-                        known.or_default().push(files);
-                    }
-                }
-            }
-            Err(problem) => {
-                for space in &self.lost {
-                    error!(%space, "{problem}; the space stands still, and the next cycle tries again");
-                }
-            }
-        }
-    }
-
-    fn space_ended(&mut self, ended: Result<(tokio::task::Id, Ended), tokio::task::JoinError>) {
-        match ended {
-            Ok((_, Ended { space, why })) => {
-                self.running.remove(&space);
-                match why {
-                    WhyEnded::TakenOver => {
-                        self.lost.insert(space);
-                    }
-                    WhyEnded::Left(files, old) => self.has_left(space, files, old),
-                }
-            }
-            Err(failed) => {
-                let mut spaces = self.running.iter();
-                let found = spaces.find(|(_, running)| running.task == failed.id());
-                let Some(space) = found.map(|(space, _)| space.clone()) else {
-                    return;
-                };
-                self.running.remove(&space);
-                error!(
-                    %space, error = %failed,
-                    "a pass ended in an internal error; starting again from the files with the next cycle"
-                );
-                self.lost.insert(space);
-            }
-        }
-    }
-
-    fn has_left(
-        &mut self,
-        space: SpaceName,
-        files: Vec<MachineFiles>,
-        old: Option<BTreeSet<MachineName>>,
-    ) {
-        self.common.board.remove(&space);
-        if !files.is_empty() {
-            warn!(
-                %space,
-                "the space has left the configuration: its {} machine(s) are left alone",
-                files.len()
-            );
-        }
-        if let Some(old) = old {
-            self.old.insert(space.clone(), old);
-        }
-        self.machines.insert(space, files);
-        self.show_orphans();
     }
 
     /// Waits for what is under way, not for long.
@@ -549,109 +346,4 @@ impl Driver {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-
-    use super::*;
-    use crate::clock::Clock;
-    use crate::daemon::{Host, run};
-    use crate::model::Seconds;
-    use crate::state::Disk;
-
-    /// A daemon for one space whose cloud is at `address`.
-    fn settings(dir: &std::path::Path, address: &str) -> Settings {
-        let text = format!(
-            "[server]\nlisten = none\nadmin_listen = none\n\
-             [space example.org]\napi = openstack\nurl = http://{address}/v3\n\
-             cred_id = a\ncred_secret = b\nmax_machines = 1\n\
-             [machinetype example.org a]\nflavor_name = one\nroot_image = image:i\n\
-             user_data = /u\nbackoff_seconds = 1\nfizzle_seconds = 1\n"
-        );
-        let conf = dir.join("vcycle.conf");
-        Disk::default()
-            .write(dir, &conf, text.as_bytes(), 0o644)
-            .unwrap();
-        Settings {
-            sources: config::Sources {
-                conf,
-                dir: dir.join("vcycle.d"),
-            },
-            state_dir: dir.join("state"),
-            interval: Seconds::new(3600),
-            factory: FactoryName::new("factory.example.org").unwrap(),
-            clock: Clock::system(),
-            events: None,
-            socket: None,
-            host: Host::default(),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_watchdog_hears_of_the_driver_and_of_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let settings = settings(dir.path(), "127.0.0.1:1");
-        let control = Control::default();
-        assert_eq!(control.is_alive().now_or_never(), None);
-        let daemon = run(settings, control.clone(), Board::default(), || {});
-        let watchdog = async {
-            control.is_alive().await;
-            control.is_alive().await;
-            control.stop.cancel();
-        };
-        let both = async { tokio::join!(daemon, watchdog).0 };
-        let ended = tokio::time::timeout(Duration::from_secs(30), both).await;
-        ended.unwrap().unwrap();
-        assert_eq!(control.is_alive().now_or_never(), None);
-    }
-
-    #[tokio::test]
-    async fn a_cloud_that_hangs_while_it_is_looked_at_does_not_delay_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = silent.local_addr().unwrap().to_string();
-        let control = Control::default();
-        let daemon = tokio::spawn(run(
-            settings(dir.path(), &address),
-            control.clone(),
-            Board::default(),
-            || {},
-        ));
-        let _connection = silent.accept().await.unwrap();
-        control.stop.cancel();
-        let ended = tokio::time::timeout(STOP_GRACE / 2, daemon).await;
-        ended.unwrap().unwrap().unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_space_that_was_lost_begins_again_with_its_directories() {
-        let dir = tempfile::tempdir().unwrap();
-        let settings = settings(dir.path(), "127.0.0.1:1");
-        let machine = dir.path().join("state/machines/vcycle-a-aaaaaaaaaa");
-        std::fs::create_dir_all(&machine).unwrap();
-        for (file, text) in [
-            ("space_name", "example.org"),
-            ("machinetype_name", "a"),
-            ("manager", "factory.example.org"),
-            ("created", "1000"),
-        ] {
-            let path = machine.join(file);
-            let disk = Disk::default();
-            disk.write(dir.path(), &path, text.as_bytes(), 0o644)
-                .unwrap();
-        }
-        let space = SpaceName::new("example.org").unwrap();
-        let driver = Driver::begin(settings, CancellationToken::new(), Board::default()).await;
-        let mut driver = driver.unwrap();
-        assert!(driver.machines.is_empty(), "the space has its directories");
-        // As after a panic: the task is gone, and what it knew with it.
-        driver.tasks.abort_all();
-        let ended = driver.tasks.join_next_with_id().await.unwrap();
-        driver.space_ended(ended);
-        assert!(driver.lost.contains(&space));
-        driver.find_the_lost().await;
-        assert!(driver.lost.is_empty());
-        assert_eq!(driver.machines[&space].len(), 1);
-        driver.start_spaces().await;
-        assert!(driver.machines.is_empty() && driver.running.len() == 1);
-    }
-}
+mod tests;

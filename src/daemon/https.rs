@@ -2,10 +2,12 @@
 //!
 //! A heartbeat that is not there says something about a machine only when the machine could have
 //! written it. While the server is down nothing is judged by heartbeats ([`Hearing::Deaf`]), and
-//! after a break (a start, a suspended host, a clock that was set) their age counts anew.
+//! after a break (a start, a suspended host, a clock that was set) their age counts anew. A changed
+//! [server] section takes the place of the old one only when a server could start with it.
 
 use tracing::{error, info, warn};
 
+use super::status::HttpsStatus;
 use crate::clock::Clock;
 use crate::config::ServerConfig;
 use crate::metrics::Metrics;
@@ -18,6 +20,9 @@ use crate::telemetry::Repeats;
 const SERVER_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
 /// What a tick may be late, beside a whole interval, before it is taken for a break.
 const LATE: Seconds = Seconds::new(120);
+/// The two kinds of trouble that are told once.
+const START: &str = "start of the HTTPS server";
+const CHANGE: &str = "change of the HTTPS server";
 
 /// Whether machines can write their heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +60,13 @@ pub(super) struct HttpsServer {
     metrics: Metrics,
     hearing: Hearing,
     last_tick: Timestamp,
+    /// Why it does not run, or not with the section as it is now.
+    problem: Option<String>,
+}
+
+/// Whether a section asks for a server.
+const fn asks_for_one(config: &ServerConfig) -> bool {
+    !(config.listen.is_empty() && config.http_listen.is_empty())
 }
 
 impl HttpsServer {
@@ -75,25 +87,32 @@ impl HttpsServer {
             metrics: metrics.clone(),
             hearing: Hearing::Elsewhere,
             last_tick: now,
+            problem: None,
         };
-        if new.is_wanted() {
+        if asks_for_one(config) {
             new.server = Some(new.begin(store, clock).await?);
             new.hearing = Hearing::Since(now);
         }
         Ok(new)
     }
 
-    fn is_wanted(&self) -> bool {
-        !(self.config.listen.is_empty() && self.config.http_listen.is_empty())
-    }
-
     pub(super) const fn hearing(&self) -> Hearing {
         self.hearing
     }
 
+    /// What an admin is shown of it.
+    pub(super) fn status(&self) -> HttpsStatus {
+        let server = self.server.as_ref();
+        let server = server.filter(|_| !self.config.listen.is_empty());
+        HttpsStatus {
+            is_down: self.hearing == Hearing::Deaf,
+            problem: self.problem.clone(),
+            certificate_expires: server.and_then(Server::certificate_expires),
+        }
+    }
+
     /// Once a tick, which come every `interval`: takes over new certificates and a changed
-    /// [server] section, and starts a server that could not be started before. The old server has
-    /// to go first, for the new one may want the same port.
+    /// [server] section, and starts a server that could not be started before.
     pub(super) async fn tend(
         &mut self,
         wanted: &ServerConfig,
@@ -107,9 +126,10 @@ impl HttpsServer {
             ..wanted.clone()
         };
         if wanted != self.config {
-            self.stop().await;
-            self.config = wanted;
-            self.hearing = Hearing::Elsewhere;
+            self.change(wanted, clock, repeats).await;
+        } else if repeats.is_over(CHANGE).is_some() {
+            info!("[server] is again what the HTTPS server runs with");
+            self.problem = None;
         }
         let now = clock.now();
         match &self.server {
@@ -117,10 +137,36 @@ impl HttpsServer {
                 server.reload();
                 self.note_breaks(now, interval);
             }
-            None if self.is_wanted() => self.start_again(store, clock, repeats).await,
+            None if asks_for_one(&self.config) => self.start_again(store, clock, repeats).await,
             None => self.note_breaks(now, interval),
         }
         self.last_tick = now;
+    }
+
+    /// Lets the old server go, so that the next one can have its ports; but not before it is known
+    /// that there can be a next one: a slip in the section must not silence the machines that run.
+    async fn change(&mut self, wanted: ServerConfig, clock: &Clock, repeats: &mut Repeats) {
+        if let Some(server) = self.server.as_ref().filter(|_| asks_for_one(&wanted))
+            && let Err(problem) = server.could_become(&wanted, clock)
+        {
+            let problem = problem.to_string();
+            if repeats.is_news(CHANGE, &problem) {
+                error!(
+                    "cannot change the HTTPS server as [server] asks: {problem}; it goes on as it was, and the next cycle tries again"
+                );
+            }
+            self.problem = Some(format!(
+                "[server] cannot be used, and the HTTPS server goes on as it was: {problem}"
+            ));
+            return;
+        }
+        self.stop().await;
+        self.config = wanted;
+        self.hearing = Hearing::Elsewhere;
+        self.problem = None;
+        if let Some(count) = repeats.is_over(CHANGE) {
+            info!("[server] can be used, after {count} cycle(s)");
+        }
     }
 
     async fn begin(&self, store: &Store, clock: &Clock) -> Result<Server, ServerError> {
@@ -128,28 +174,22 @@ impl HttpsServer {
         Server::start_counted(&self.config, layout, clock.clone(), metrics).await
     }
 
-    /// When the certificate that is shown runs out; `None` when none is.
-    pub(super) fn certificate_expires(&self) -> Option<Timestamp> {
-        let server = self
-            .server
-            .as_ref()
-            .filter(|_| !self.config.listen.is_empty());
-        server?.certificate_expires()
-    }
-
     async fn start_again(&mut self, store: &Store, clock: &Clock, repeats: &mut Repeats) {
-        const SUBJECT: &str = "HTTPS server";
         match self.begin(store, clock).await {
             Ok(server) => {
                 self.server = Some(server);
                 self.hearing = Hearing::Since(clock.now());
-                if let Some(count) = repeats.is_over(SUBJECT) {
+                self.problem = None;
+                if let Some(count) = repeats.is_over(START) {
                     info!("the HTTPS server is back, after {count} cycle(s)");
                 }
             }
             Err(problem) => {
                 self.hearing = Hearing::Deaf;
-                if repeats.is_news(SUBJECT, &problem.to_string()) {
+                self.problem = Some(format!(
+                    "the HTTPS server is down, and machines are not judged by their heartbeats: {problem}"
+                ));
+                if repeats.is_news(START, &problem.to_string()) {
                     error!(
                         "cannot start the HTTPS server: {problem}; machines cannot reach it and are not judged by their heartbeats, and the next cycle tries again"
                     );

@@ -70,22 +70,16 @@ impl Pass<'_> {
 
 /// The machines that are to be copied by these actions.
 pub(super) fn wanted(actions: &[Bookkeeping]) -> Vec<Wanted> {
-    let wanted = actions.iter().filter_map(|action| match action {
-        Bookkeeping::KeepJoboutputs {
+    let wanted = actions.iter().filter_map(|action| {
+        if let Bookkeeping::KeepJoboutputs {
             machine,
             machinetype,
-        } => Some((machine.clone(), machinetype.clone())),
-        Bookkeeping::Adopt { .. }
-        | Bookkeeping::Identify { .. }
-        | Bookkeeping::Start { .. }
-        | Bookkeeping::Miss { .. }
-        | Bookkeeping::Return { .. }
-        | Bookkeeping::Shutdowntime { .. }
-        | Bookkeeping::Stop { .. }
-        | Bookkeeping::Volumes { .. }
-        | Bookkeeping::Exhausted { .. }
-        | Bookkeeping::Finish(_)
-        | Bookkeeping::Forget { .. } => None,
+        } = action
+        {
+            Some((machine.clone(), machinetype.clone()))
+        } else {
+            None
+        }
     });
     wanted.collect()
 }

@@ -45,7 +45,9 @@ pub use leaks::{find_leftovers, listed};
 pub use machines::{MachineStatus, Messages, Phase, machine_statuses};
 pub use pass::observe_once;
 pub use remote::last_answers;
-pub use status::{Board, ConfigStatus, DaemonStatus, Refusal, SpaceStatus, Status, Trouble};
+pub use status::{
+    Board, ConfigStatus, DaemonStatus, HttpsStatus, Refusal, SpaceStatus, Status, Trouble,
+};
 
 use crate::act::userdata::Templates;
 use crate::clock::Clock;

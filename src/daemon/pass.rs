@@ -17,7 +17,7 @@ use crate::blocking;
 use crate::cloud::http::UNUSABLE;
 use crate::cloud::{Cloud, CloudError, CloudErrorKind};
 use crate::config::SpaceConfig;
-use crate::decide::{self, Blocked, Bookkeeping, Finish, Heartbeats, Plan, Report};
+use crate::decide::{self, Blocked, Bookkeeping, Concern, Finish, Heartbeats, Plan, Report};
 use crate::events::Event;
 use crate::images;
 use crate::migrate::waiting::Waiting;
@@ -276,21 +276,8 @@ impl Pass<'_> {
         if self.config.vacmon_hostport.is_empty() {
             return Vec::new();
         }
-        let ends = plan.bookkeeping.iter().filter_map(|action| match action {
-            Bookkeeping::Finish(finish) => Some(finish.clone()),
-            Bookkeeping::Adopt { .. }
-            | Bookkeeping::Identify { .. }
-            | Bookkeeping::Start { .. }
-            | Bookkeeping::Miss { .. }
-            | Bookkeeping::Return { .. }
-            | Bookkeeping::Shutdowntime { .. }
-            | Bookkeeping::Stop { .. }
-            | Bookkeeping::KeepJoboutputs { .. }
-            | Bookkeeping::Volumes { .. }
-            | Bookkeeping::Exhausted { .. }
-            | Bookkeeping::Forget { .. } => None,
-        });
-        ends.collect()
+        let ends = plan.bookkeeping.iter().filter_map(Bookkeeping::finish);
+        ends.cloned().collect()
     }
 
     /// Writes the bookkeeping where it may block: each file waits for the disk, and machines that
@@ -425,14 +412,7 @@ impl Pass<'_> {
     fn report_blocked(&mut self, plan: &Plan) {
         for (machinetype, report) in &plan.report.machinetypes {
             let subject = format!("blocked {machinetype}");
-            let must_act = matches!(
-                report.stopped_by,
-                Blocked::SuspectScan { .. }
-                    | Blocked::NoLimitKnown
-                    | Blocked::NoFlavor { .. }
-                    | Blocked::Unsupported { .. }
-            );
-            if !must_act {
+            if report.stopped_by.concern() != Concern::Wrong {
                 self.known.repeats.is_over(&subject);
                 continue;
             }

@@ -19,9 +19,9 @@ pub struct Status {
     pub daemon: Option<DaemonStatus>,
     /// The configuration in use.
     pub config: ConfigStatus,
-    /// When the certificate of the HTTPS server runs out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate_expires: Option<Timestamp>,
+    /// The HTTPS server.
+    #[serde(default)]
+    pub https: HttpsStatus,
     /// Each space that is configured.
     pub spaces: BTreeMap<SpaceName, Arc<SpaceStatus>>,
     /// How many machines spaces have that are not configured: they are left alone.
@@ -42,6 +42,17 @@ pub struct DaemonStatus {
     pub started: Timestamp,
     /// From the start of one cycle to the start of the next.
     pub interval: Seconds,
+}
+
+/// The HTTPS server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpsStatus {
+    /// Whether there should be one and is none.
+    pub is_down: bool,
+    /// Why there is none, or why it does not run as [server] asks.
+    pub problem: Option<String>,
+    /// When its certificate runs out.
+    pub certificate_expires: Option<Timestamp>,
 }
 
 /// The configuration in use.
@@ -190,9 +201,8 @@ impl Board {
         });
     }
 
-    pub(super) fn certificate(&self, expires: Option<Timestamp>) {
-        self.0
-            .send_modify(|status| status.certificate_expires = expires);
+    pub(super) fn https(&self, https: HttpsStatus) {
+        self.0.send_modify(|status| status.https = https);
     }
 
     pub(super) fn put(&self, space: &SpaceName, new: SpaceStatus) {

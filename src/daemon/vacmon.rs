@@ -44,43 +44,11 @@ impl Pass<'_> {
         finished: &[Finish],
         now: Timestamp,
     ) {
-        let config = Arc::clone(&self.config);
-        if config.vacmon_hostport.is_empty() {
+        if self.config.vacmon_hostport.is_empty() {
             return;
         }
-        let mut ended = finished_now(snapshot, finished);
-        if !self.known.vacmon.caught_up {
-            self.known.vacmon.caught_up = true;
-            if let Some(since) = snapshot.previous_scan {
-                ended.extend(message::ended_since(snapshot, since));
-            }
-            // Of each kind the last end is looked up too, for the status of its machinetype.
-            self.known.vacmon.last = last_ends(snapshot);
-        }
-        let last = std::mem::take(&mut self.known.vacmon.last);
-        let store = Arc::clone(&self.common.store);
-        let of_config = Arc::clone(&config);
-        let (host, mut ended, mut last) = blocking::run(move || {
-            let (mut ended, mut last) = (ended, last);
-            for one in &mut ended {
-                read_files(&store, &of_config, one);
-            }
-            for one in last.values_mut().filter(|one| one.message.is_none()) {
-                one.message = message_of(&store, &one.machine);
-            }
-            (Host::look(store.layout().root()), ended, last)
-        })
-        .await;
-        ended.sort_by_key(|one| one.stopped);
-        for one in &ended {
-            let end = LastEnd {
-                machine: one.files.name.clone(),
-                message: one.message.clone(),
-                stopped: one.stopped,
-            };
-            last.insert(one.files.machinetype.clone(), end);
-        }
-        self.known.vacmon.last = last;
+        let (ended, host) = self.look_for_vacmon(snapshot, finished).await;
+        let config = Arc::clone(&self.config);
         let about = About {
             config: &config,
             factory: &self.common.factory,
@@ -108,6 +76,49 @@ impl Pass<'_> {
             .vacmon
             .receivers
             .send(&config.vacmon_hostport, &messages);
+    }
+
+    /// The machines whose end is to be told, the oldest first, with what is on disk of them; and how
+    /// this host is. Remembers the last end of each machinetype.
+    async fn look_for_vacmon(
+        &mut self,
+        snapshot: &SpaceSnapshot,
+        finished: &[Finish],
+    ) -> (Vec<Ended>, Host) {
+        let mut ended = finished_now(snapshot, finished);
+        if !self.known.vacmon.caught_up {
+            self.known.vacmon.caught_up = true;
+            if let Some(since) = snapshot.previous_scan {
+                ended.extend(message::ended_since(snapshot, since));
+            }
+            // Of each kind the last end is looked up too, for the status of its machinetype.
+            self.known.vacmon.last = last_ends(snapshot);
+        }
+        let last = std::mem::take(&mut self.known.vacmon.last);
+        let store = Arc::clone(&self.common.store);
+        let config = Arc::clone(&self.config);
+        let (host, mut ended, mut last) = blocking::run(move || {
+            let (mut ended, mut last) = (ended, last);
+            for one in &mut ended {
+                read_files(&store, &config, one);
+            }
+            for one in last.values_mut().filter(|one| one.message.is_none()) {
+                one.message = message_of(&store, &one.machine);
+            }
+            (Host::look(store.layout().root()), ended, last)
+        })
+        .await;
+        ended.sort_by_key(|one| one.stopped);
+        for one in &ended {
+            let end = LastEnd {
+                machine: one.files.name.clone(),
+                message: one.message.clone(),
+                stopped: one.stopped,
+            };
+            last.insert(one.files.machinetype.clone(), end);
+        }
+        self.known.vacmon.last = last;
+        (ended, host)
     }
 
     fn report_too_long(&mut self, count: usize) {

@@ -49,39 +49,14 @@ pub(super) fn machinetype_of(listed: &CloudMachine) -> Option<MachinetypeName> {
         .or_else(|| listed.machine_name()?.machinetype())
 }
 
+/// What the scan has shown of one machine, and then what follows from its end.
 fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Bookkeeping>) {
     let files = &machine.machine.files;
     let name = || files.name.clone();
     let started = view.started(machine);
     match machine.bucket {
         Bucket::Listed(listed, state) => {
-            if files.id.as_ref() != Some(&listed.id) {
-                actions.push(Bookkeeping::Identify {
-                    machine: name(),
-                    id: listed.id.clone(),
-                });
-            }
-            if !listed.volumes.is_empty() && files.volumes != listed.volumes {
-                actions.push(Bookkeeping::Volumes {
-                    machine: name(),
-                    volumes: listed.volumes.clone(),
-                });
-            }
-            actions.extend(start(machine, started, listed.zone.clone()));
-            if state == MachineState::Running && files.updated.is_some() && files.stopped.is_none()
-            {
-                actions.push(Bookkeeping::Return { machine: name() });
-            }
-            // A machine that is destroyed in this pass is not promised any grace.
-            if matches!(state, MachineState::Starting | MachineState::Running)
-                && terminate::reason(view, machine, listed, state).is_none()
-                && let Some(at) = moved_shutdowntime(view, machine)
-            {
-                actions.push(Bookkeeping::Shutdowntime {
-                    machine: name(),
-                    at,
-                });
-            }
+            one_listed(view, machine, (listed, state), started, actions);
         }
         Bucket::Unlisted => {
             actions.extend(start(machine, started, None));
@@ -112,6 +87,43 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
         actions.push(Bookkeeping::KeepJoboutputs {
             machine: name(),
             machinetype: files.machinetype.clone(),
+        });
+    }
+}
+
+fn one_listed(
+    view: &View<'_>,
+    machine: &MachineView<'_>,
+    (listed, state): (&CloudMachine, MachineState),
+    started: Option<Timestamp>,
+    actions: &mut Vec<Bookkeeping>,
+) {
+    let files = &machine.machine.files;
+    let name = || files.name.clone();
+    if files.id.as_ref() != Some(&listed.id) {
+        actions.push(Bookkeeping::Identify {
+            machine: name(),
+            id: listed.id.clone(),
+        });
+    }
+    if !listed.volumes.is_empty() && files.volumes != listed.volumes {
+        actions.push(Bookkeeping::Volumes {
+            machine: name(),
+            volumes: listed.volumes.clone(),
+        });
+    }
+    actions.extend(start(machine, started, listed.zone.clone()));
+    if state == MachineState::Running && files.updated.is_some() && files.stopped.is_none() {
+        actions.push(Bookkeeping::Return { machine: name() });
+    }
+    // A machine that is destroyed in this pass is not promised any grace.
+    if matches!(state, MachineState::Starting | MachineState::Running)
+        && terminate::reason(view, machine, listed, state).is_none()
+        && let Some(at) = moved_shutdowntime(view, machine)
+    {
+        actions.push(Bookkeeping::Shutdowntime {
+            machine: name(),
+            at,
         });
     }
 }
@@ -206,18 +218,9 @@ fn finish(
         }
         Some(_) => (files.clock_set_back.unwrap_or_default(), started),
     };
-    let stopped = files.stopped.unwrap_or_else(|| {
-        let last_running = view.last_running(machine.machine);
-        let told = listed.and_then(|listed| listed.updated);
-        let at = match started {
-            // Never ran: what counts is when we found out.
-            None => view.now,
-            Some(_) => told.map_or(last_running, |told| {
-                told.clamp(last_running.min(view.now), view.now)
-            }),
-        };
-        at.max(started.unwrap_or_default())
-    });
+    let stopped = files
+        .stopped
+        .unwrap_or_else(|| end(view, machine, listed, started));
     let fizzle = machine
         .machinetype
         .map(|configured| configured.fizzle)
@@ -248,6 +251,26 @@ fn finish(
             (None, None) => how.to_owned(),
         },
     })
+}
+
+/// When a machine ended that began at `started`: as the cloud says, held between when it was last
+/// known to run and now.
+fn end(
+    view: &View<'_>,
+    machine: &MachineView<'_>,
+    listed: Option<&CloudMachine>,
+    started: Option<Timestamp>,
+) -> Timestamp {
+    let Some(started) = started else {
+        // Never ran: what counts is when we found out.
+        return view.now;
+    };
+    let last_running = view.last_running(machine.machine);
+    let told = listed.and_then(|listed| listed.updated);
+    let at = told.map_or(last_running, |told| {
+        told.clamp(last_running.min(view.now), view.now)
+    });
+    at.max(started)
 }
 
 /// Whether a machine ended in a way that says "no work here" (SPEC 5). One that never ran is the

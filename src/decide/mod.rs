@@ -16,6 +16,7 @@
 //! [`heartbeats`] says which machines are alive. [`leaks`] decides, less often, about what machines
 //! have left behind. [`tally`] decides nothing: it counts what runs, for those who watch.
 
+mod blocked;
 mod create;
 mod finish;
 mod heartbeats;
@@ -31,14 +32,14 @@ pub mod testing;
 pub(crate) mod tests;
 mod view;
 
+pub use blocked::{Blocked, Concern, Unit};
 pub use heartbeats::{Beat, Heartbeats, heartbeats};
 pub use placement::places;
 pub use plan::{
-    Blocked, Bookkeeping, Create, Delete, Finish, MachinetypeReport, NoRoom, Plan, Reason, Report,
-    SpaceReport, Unit,
+    Bookkeeping, Create, Delete, Finish, MachinetypeReport, NoRoom, Plan, Reason, Report,
+    SpaceReport,
 };
 pub use rules::{Check, Rule};
-
 pub use tally::{Running, Tally};
 
 use crate::config::SpaceConfig;

@@ -8,7 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::{Blocked, Bookkeeping, NoRoom};
+use super::blocked::Blocked;
+use super::plan::{Bookkeeping, NoRoom};
 use super::view::{Bucket, MachineView, View};
 use crate::config::{MachinetypeConfig, SpaceConfig};
 use crate::model::{

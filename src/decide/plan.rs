@@ -5,10 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::blocked::Blocked;
 use super::rules::Check;
-use crate::config::MachinetypeConfig;
 use crate::model::{
-    CloudId, CloudMachine, Ended, Hs06, MachineName, MachinetypeName, Place, Placement, Processors,
+    CloudId, CloudMachine, Ended, MachineName, MachinetypeName, Place, Placement, Processors,
     Seconds, Timestamp,
 };
 
@@ -133,6 +133,15 @@ impl Bookkeeping {
             | Self::Exhausted { machine, .. }
             | Self::Forget { machine } => machine,
             Self::Finish(finish) => &finish.machine,
+        }
+    }
+
+    /// The end that it tells of, if it does.
+    pub const fn finish(&self) -> Option<&Finish> {
+        if let Self::Finish(finish) = self {
+            Some(finish)
+        } else {
+            None
         }
     }
 }
@@ -409,253 +418,4 @@ pub struct MachinetypeReport {
     /// Every rule with its numbers, in the order in which they are applied.
     #[serde(default)]
     pub rules: Vec<Check>,
-}
-
-/// Why no (more) machines of a machinetype are created. The first that holds is given.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "rule")]
-pub enum Blocked {
-    /// target_share is 0.
-    NoTargetShare,
-    /// The space's shutdown_time has passed, or is too near for a machine to live.
-    ShutdownTime {
-        /// When it is.
-        at: Timestamp,
-        /// Whether it has passed.
-        passed: bool,
-        /// Whether it comes from `vcycled shutdown` and not from the configuration.
-        ordered: bool,
-    },
-    /// The scan lists none of our machines: something is wrong with it.
-    SuspectScan {
-        /// How many scans in a row.
-        scans: u32,
-        /// How many machines should have been there.
-        missing: u32,
-    },
-    /// Neither the configuration nor the cloud tells a limit.
-    NoLimitKnown,
-    /// None of the configured flavors can be used.
-    NoFlavor {
-        /// Why not, for each of them.
-        why: String,
-    },
-    /// The cloud has had no room for the flavor, in any zone.
-    Exhausted {
-        /// The name of the flavor; others may be without room too.
-        flavor: String,
-        /// When it is asked for again.
-        until: Timestamp,
-    },
-    /// The cloud does not have its image yet.
-    Image {
-        /// How far it is, or what is wrong with it.
-        why: String,
-    },
-    /// Something that the machinetype asks for is not there.
-    Unsupported {
-        /// What.
-        what: String,
-    },
-    /// A machine of this kind aborted recently.
-    Backoff {
-        /// When the backoff ends.
-        until: Timestamp,
-    },
-    /// After a backoff one machine at a time is tried until one survives fizzle_seconds.
-    Trial {
-        /// When that rule ends.
-        until: Timestamp,
-        /// How many young machines there are.
-        young: u32,
-    },
-    /// Creations or boots have failed.
-    Failing {
-        /// How many in a row.
-        failures: u32,
-        /// When the next is tried.
-        until: Timestamp,
-    },
-    /// max_machines of the machinetype.
-    MachinetypeMachines {
-        /// How many there are.
-        have: u32,
-        /// The limit.
-        limit: u32,
-    },
-    /// processors_limit of the machinetype.
-    MachinetypeProcessors {
-        /// How many there are.
-        have: Processors,
-        /// How many one more machine needs.
-        need: Processors,
-        /// The limit.
-        limit: u32,
-    },
-    /// max_starting_processors of the machinetype.
-    StartingProcessors {
-        /// How many are in starting machines.
-        have: Processors,
-        /// How many one more machine needs.
-        need: Processors,
-        /// The limit.
-        limit: u32,
-    },
-    /// max_machines of the space, or the cloud's quota.
-    SpaceMachines {
-        /// How many there are.
-        have: u32,
-        /// The limit.
-        limit: u32,
-    },
-    /// processors_limit of the space, or the cloud's quota.
-    SpaceProcessors {
-        /// How many there are.
-        have: Processors,
-        /// How many one more machine needs.
-        need: Processors,
-        /// The limit.
-        limit: u32,
-    },
-    /// 10 % of the space's limit, and never more than 1000, are created in this cycle; more follow
-    /// in the next.
-    CycleCap {
-        /// The cap, in the unit of the limit.
-        cap: u32,
-        /// That unit.
-        unit: Unit,
-    },
-}
-
-/// What a limit is counted in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Unit {
-    /// Machines.
-    Machines,
-    /// Processors.
-    Processors,
-}
-
-/// What is said of a shutdown_time that is in no configuration file.
-const ORDERED: &str = " (set by vcycled shutdown)";
-
-impl Blocked {
-    /// As a label of metrics: the name of the rule.
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Self::NoTargetShare => "no_target_share",
-            Self::ShutdownTime { .. } => "shutdown_time",
-            Self::SuspectScan { .. } => "suspect_scan",
-            Self::NoLimitKnown => "no_limit_known",
-            Self::NoFlavor { .. } => "no_flavor",
-            Self::Exhausted { .. } => "exhausted",
-            Self::Image { .. } => "image",
-            Self::Unsupported { .. } => "unsupported",
-            Self::Backoff { .. } => "backoff",
-            Self::Trial { .. } => "trial",
-            Self::Failing { .. } => "failing",
-            Self::MachinetypeMachines { .. } => "machinetype_machines",
-            Self::MachinetypeProcessors { .. } => "machinetype_processors",
-            Self::StartingProcessors { .. } => "starting_processors",
-            Self::SpaceMachines { .. } => "space_machines",
-            Self::SpaceProcessors { .. } => "space_processors",
-            Self::CycleCap { .. } => "cycle_cap",
-        }
-    }
-}
-
-impl fmt::Display for Blocked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoTargetShare => write!(f, "target_share is 0"),
-            Self::ShutdownTime {
-                at,
-                passed,
-                ordered,
-            } => write!(
-                f,
-                "shutdown_time {} of the space {}{}",
-                at.to_rfc3339(),
-                if *passed {
-                    "has passed"
-                } else {
-                    "is too near for a new machine"
-                },
-                if *ordered { ORDERED } else { "" },
-            ),
-            Self::SuspectScan { scans, missing } => write!(
-                f,
-                "none of {missing} machines was listed, {scans} scan(s) in a row: wrong project or region?"
-            ),
-            Self::NoLimitKnown => write!(
-                f,
-                "no limit is known: set max_machines or processors_limit in the space"
-            ),
-            Self::NoFlavor { why } => write!(f, "no usable flavor in flavor_names: {why}"),
-            Self::Exhausted { flavor, until } => write!(
-                f,
-                "the cloud has no room for flavor {flavor}, next try at {}",
-                until.to_rfc3339()
-            ),
-            Self::Image { why } => write!(f, "root_image: {why}"),
-            Self::Unsupported { what } => f.write_str(what),
-            Self::Backoff { until } => {
-                write!(f, "backing off after an abort until {}", until.to_rfc3339())
-            }
-            Self::Trial { until, young } => write!(
-                f,
-                "after a backoff one at a time, {young} on trial, until {}",
-                until.to_rfc3339()
-            ),
-            Self::Failing { failures, until } => write!(
-                f,
-                "{failures} creation(s) in a row failed, next try at {}",
-                until.to_rfc3339()
-            ),
-            Self::MachinetypeMachines { have, limit } => {
-                write!(f, "max_machines of the machinetype: {have} of {limit}")
-            }
-            Self::MachinetypeProcessors { have, need, limit } => write!(
-                f,
-                "processors_limit of the machinetype: {have} + {need} of {limit}"
-            ),
-            Self::StartingProcessors { have, need, limit } => {
-                write!(f, "max_starting_processors: {have} + {need} of {limit}")
-            }
-            Self::SpaceMachines { have, limit } => {
-                write!(f, "machines in the space: {have} of {limit}")
-            }
-            Self::SpaceProcessors { have, need, limit } => {
-                write!(f, "processors in the space: {have} + {need} of {limit}")
-            }
-            Self::CycleCap { cap, unit } => write!(
-                f,
-                "{cap} {} is the most for one cycle",
-                match unit {
-                    Unit::Machines => "machine(s)",
-                    Unit::Processors => "processor(s)",
-                }
-            ),
-        }
-    }
-}
-
-/// The power of one machine as it counts for target shares (SPEC 7). HEPscore23 stands in for
-/// HEPSPEC06 where only that is known: its scale was chosen so that the two agree on the machine
-/// that it was made on, while 1.0 would be wrong by a factor of ten beside a machinetype with hs06.
-pub(super) fn share_weight(
-    machinetype: &MachinetypeConfig,
-    processors: Processors,
-    unit: Unit,
-) -> f64 {
-    let count = f64::from(processors.get().max(1));
-    let configured = machinetype.power(processors).map(Hs06::get);
-    let hepscore23 = machinetype.hepscore23_per_processor;
-    configured
-        .or(hepscore23.map(|each| each * count))
-        .unwrap_or(match unit {
-            Unit::Machines => Hs06::DEFAULT.get(),
-            Unit::Processors => count,
-        })
 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Blocked, Unit};
+use super::blocked::{Blocked, Unit};
 use crate::model::{Processors, Seconds, Timestamp};
 
 /// One rule and the numbers of a machinetype at one moment. A number that is `None` is not known or
@@ -397,67 +397,6 @@ impl fmt::Display for Rule {
             Self::CycleProcessors { created, need, cap } => {
                 f.write_str(&with(*created, *need, *cap))
             }
-        }
-    }
-}
-
-impl Blocked {
-    /// When it ends by itself, if that is known.
-    pub const fn until(&self) -> Option<Timestamp> {
-        match self {
-            Self::Exhausted { until, .. }
-            | Self::Backoff { until }
-            | Self::Trial { until, .. }
-            | Self::Failing { until, .. } => Some(*until),
-            Self::NoTargetShare
-            | Self::ShutdownTime { .. }
-            | Self::SuspectScan { .. }
-            | Self::NoLimitKnown
-            | Self::NoFlavor { .. }
-            | Self::Image { .. }
-            | Self::Unsupported { .. }
-            | Self::MachinetypeMachines { .. }
-            | Self::MachinetypeProcessors { .. }
-            | Self::StartingProcessors { .. }
-            | Self::SpaceMachines { .. }
-            | Self::SpaceProcessors { .. }
-            | Self::CycleCap { .. } => None,
-        }
-    }
-
-    /// What has to happen for it to end, for people.
-    pub const fn ends(&self) -> &'static str {
-        match self {
-            Self::NoTargetShare => "when target_share is more than 0 in the configuration",
-            Self::ShutdownTime { ordered: true, .. } => {
-                "after vcycled shutdown --cancel for this space"
-            }
-            Self::ShutdownTime { ordered: false, .. } => {
-                "when shutdown_time is removed from the configuration or set later"
-            }
-            Self::SuspectScan { .. } => {
-                "when the cloud lists the machines again: look at project, region and credentials; after ten such scans they are taken to be gone"
-            }
-            Self::NoLimitKnown => "when max_machines or processors_limit is set in the space",
-            Self::NoFlavor { .. } => "when flavor_names names a flavor that the cloud has",
-            Self::Exhausted { .. } => "when the cloud is asked for this flavor again",
-            Self::Image { .. } => "when the cloud has the image",
-            Self::Unsupported { .. } => "when the configuration is changed",
-            Self::Backoff { .. } => {
-                "when the backoff ends; then one machine at a time is tried, until one has run for fizzle_seconds"
-            }
-            Self::Trial { .. } => {
-                "when the machine on trial has run for fizzle_seconds, or at this time"
-            }
-            Self::Failing { .. } => "when the pause after the failures is over",
-            Self::MachinetypeMachines { .. } | Self::MachinetypeProcessors { .. } => {
-                "when a machine of this machinetype ends, or the limit is raised"
-            }
-            Self::StartingProcessors { .. } => "when machines that are starting run",
-            Self::SpaceMachines { .. } | Self::SpaceProcessors { .. } => {
-                "when a machine of the space ends, or the limit (or the cloud's quota) is raised"
-            }
-            Self::CycleCap { .. } => "with the next cycle",
         }
     }
 }

@@ -117,11 +117,11 @@ impl Metrics {
                 drop(all.ended.get_or_create(&labels));
             }
             for &reason in reasons {
-                let labels = [space.clone(), machinetype.clone(), word("reason", reason)];
+                let labels = for_reason(space.clone(), machinetype.clone(), reason);
                 drop(all.destroyed.get_or_create(&labels));
             }
             for &reason in failures {
-                let labels = [space.clone(), machinetype.clone(), word("reason", reason)];
+                let labels = for_reason(space.clone(), machinetype.clone(), reason);
                 drop(all.create_failures.get_or_create(&labels));
             }
         }
@@ -140,11 +140,7 @@ impl Metrics {
         machinetype: &MachinetypeName,
         reason: &'static str,
     ) {
-        let labels = [
-            of_space(space),
-            of_machinetype(machinetype),
-            word("reason", reason),
-        ];
+        let labels = for_reason(of_space(space), of_machinetype(machinetype), reason);
         self.0.create_failures.get_or_create(&labels).inc();
     }
 
@@ -155,11 +151,7 @@ impl Metrics {
         machinetype: &MachinetypeName,
         reason: &'static str,
     ) {
-        let labels = [
-            of_space(space),
-            of_machinetype(machinetype),
-            word("reason", reason),
-        ];
+        let labels = for_reason(of_space(space), of_machinetype(machinetype), reason);
         self.0.destroyed.get_or_create(&labels).inc();
     }
 
@@ -211,13 +203,14 @@ impl Metrics {
         self.0.https_connections.get_or_create(&labels).inc();
     }
 
-    /// How many connections the HTTPS server has now: one more or one less.
-    pub fn https_open(&self, more: bool) {
-        if more {
-            self.0.https_open.inc();
-        } else {
-            self.0.https_open.dec();
-        }
+    /// The HTTPS server has one connection more.
+    pub fn https_opened(&self) {
+        self.0.https_open.inc();
+    }
+
+    /// The HTTPS server has one connection less.
+    pub fn https_closed(&self) {
+        self.0.https_open.dec();
     }
 
     /// A handshake is over.
@@ -239,6 +232,10 @@ impl Metrics {
     pub fn https_upload(&self, bytes: u64) {
         self.0.https_uploaded.inc_by(bytes);
     }
+}
+
+const fn for_reason(space: Label, machinetype: Label, reason: &'static str) -> [Label; 3] {
+    [space, machinetype, word("reason", reason)]
 }
 
 fn cycle(complete: bool) -> Label {

@@ -5,20 +5,26 @@
 //! is in `joboutputs` from its rename on, or not at all. What a machine may leave there is limited
 //! in bytes and in files, counting what is on its way.
 
+mod hidden;
+mod upload;
+
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::StatusCode;
 
-use super::files::{Directory, NotAFile};
+pub use upload::{Growing, Look, Reservation};
+
+use hidden::{create_hidden, sweep};
+
+use super::files::Directory;
 use super::path::FileName;
 use super::reply::Refusal;
 use crate::clock::Clock;
-use crate::model::{MachineName, Seconds, Timestamp};
-use crate::state::disk::{self, Disk, NewFile};
+use crate::model::MachineName;
+use crate::state::disk;
 use crate::state::{Layout, Published, SHUTDOWN_MESSAGE};
 
 /// The most files in a machine's `joboutputs`: logs, a heartbeat and a message are a few dozen;
@@ -260,209 +266,16 @@ impl Joboutputs {
     }
 }
 
-/// So many names are tried for a file that grows beside its place.
-const ATTEMPTS: u32 = 1000;
-
-/// Creates a file of a name that nothing has. A process that was killed may have had our number and
-/// left a file, and processes in containers may have the same number at the same time.
-fn create_hidden(disk: &Disk, outputs: &Path) -> io::Result<NewFile> {
-    let mut attempts = 1;
-    loop {
-        match disk.create_new(&disk::hidden_path(outputs), disk::PUBLIC) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts < ATTEMPTS => {
-                attempts += 1;
-            }
-            other => return other,
-        }
-    }
-}
-
-/// So old is no file that still grows: no body takes that long.
-const ABANDONED: Seconds = Seconds::new(3600);
-
-/// Removes what processes that were killed have left among the files of a machine.
-fn sweep(disk: &Disk, outputs: &Path, now: Timestamp) {
-    let entries = std::fs::read_dir(outputs).into_iter().flatten().flatten();
-    for path in entries.map(|entry| entry.path()) {
-        let hidden = path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(disk::HIDDEN.as_bytes()));
-        let written = || {
-            let found = std::fs::symlink_metadata(&path).ok()?;
-            Some(Timestamp::from_system_time(found.modified().ok()?))
-        };
-        if hidden && written().is_some_and(|written| now.since(written) > ABANDONED) {
-            disk.discard(&path);
-        }
-    }
-}
-
 /// Whether a file has to survive a power loss once its writer has been told that we have it. The
 /// daemon believes a shutdown message and acts on it for good; other files may be lost.
 pub fn is_durable(name: &FileName) -> bool {
     name.as_str() == SHUTDOWN_MESSAGE
 }
 
-/// What a machine had at some moment.
-#[derive(Clone, Copy, Debug)]
-pub struct Look {
-    /// The size of its other files.
-    others: u64,
-    /// The size of the file of this name.
-    old: Option<u64>,
-    /// How many files had been placed by then.
-    placed: u64,
-}
-
-impl Look {
-    /// Looks, and checks that there is room for one more file and that the name can be had.
-    fn at(directory: &Directory, name: &FileName, placed: u64) -> Result<Self, Refusal> {
-        let disk = |error: io::Error| Refusal::disk(&error);
-        let (mut others, mut count, mut old) = (0u64, 0, None);
-        for (other, size) in directory.list().map_err(disk)? {
-            if other == *name {
-                old = Some(size);
-            } else {
-                others = others.saturating_add(size);
-                count += 1;
-            }
-        }
-        if old.is_none()
-            && let Some(Err(NotAFile)) = directory.size_of(name).map_err(disk)?
-        {
-            return Err(Refusal::forbidden("the name belongs to something else"));
-        }
-        if count >= MAX_FILES {
-            return Err(Refusal::new(
-                StatusCode::INSUFFICIENT_STORAGE,
-                format!("a machine may have {MAX_FILES} files"),
-            ));
-        }
-        Ok(Self {
-            others,
-            old,
-            placed,
-        })
-    }
-}
-
-/// Room for one upload; given back when it is dropped.
-#[derive(Debug)]
-pub struct Reservation {
-    owner: Arc<Joboutputs>,
-    machine: MachineName,
-    look: Look,
-    bytes: u64,
-}
-
-impl Reservation {
-    /// Whose it is.
-    pub const fn machine(&self) -> &MachineName {
-        &self.machine
-    }
-
-    /// What the machine had when the upload began.
-    pub const fn look(&self) -> Look {
-        self.look
-    }
-
-    /// Makes sure that there is room for `bytes` in all.
-    ///
-    /// # Errors
-    /// 413 when one file may not be that long, 507 when the machine has no room left.
-    pub fn cover(&mut self, bytes: u64) -> Result<(), Refusal> {
-        let limits = self.owner.limits;
-        if bytes > limits.file {
-            return Err(Refusal::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("a file may have {} bytes", limits.file),
-            ));
-        }
-        let more = bytes.saturating_sub(self.bytes);
-        let mut pending = lock(&self.owner.pending);
-        let entry = pending.entry(self.machine.clone()).or_default();
-        let total = self
-            .look
-            .others
-            .saturating_add(entry.bytes)
-            .saturating_add(more);
-        if total > limits.machine {
-            return Err(self.owner.no_room());
-        }
-        entry.bytes = entry.bytes.saturating_add(more);
-        self.bytes = self.bytes.saturating_add(more);
-        Ok(())
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let mut pending = lock(&self.owner.pending);
-        if let Some(entry) = pending.get_mut(&self.machine) {
-            entry.uploads = entry.uploads.saturating_sub(1);
-            entry.bytes = entry.bytes.saturating_sub(self.bytes);
-            if entry.uploads == 0 {
-                pending.remove(&self.machine);
-            }
-        }
-    }
-}
-
-/// A file on its way. Dropped before it is placed, it is gone.
-#[derive(Debug)]
-pub struct Growing {
-    disk: Disk,
-    file: NewFile,
-    written: u64,
-    /// Whether there is something at its path in `tmp` still.
-    is_there: bool,
-}
-
-impl Growing {
-    /// How much of it is there.
-    pub const fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// Adds to its end. Blocks.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        self.file
-            .write_all(bytes)
-            .map_err(|error| Refusal::disk(&error))?;
-        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.written = self.written.saturating_add(length);
-        Ok(())
-    }
-
-    /// Renames it into a place that is free, or where what is renamed has to last.
-    fn rename(&mut self, directory: &Directory, name: &FileName) -> io::Result<()> {
-        self.disk
-            .rename_into(self.file.path(), directory.handle(), name.as_str())?;
-        self.is_there = false;
-        Ok(())
-    }
-
-    /// Exchanges it for the older file, which from now on is what goes when this is dropped.
-    fn exchange(&mut self, directory: &Directory, name: &FileName) -> io::Result<()> {
-        self.disk
-            .exchange_into(self.file.path(), directory.handle(), name.as_str())
-    }
-}
-
-impl Drop for Growing {
-    fn drop(&mut self) {
-        if self.is_there {
-            self.disk.discard_file(self.file.path());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Timestamp;
 
     struct World {
         _root: tempfile::TempDir,

@@ -81,14 +81,23 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// The listeners and connections of one server, and how they are ended.
+#[derive(Clone, Debug, Default)]
+pub struct Life {
+    /// All of them.
+    pub tasks: TaskTracker,
+    /// Closes the listeners and lets connections end after the request they are in.
+    pub stop: CancellationToken,
+    /// Ends connections where they are.
+    pub abort: CancellationToken,
+}
+
 /// What all connections share.
 #[derive(Debug)]
 pub struct Shared {
     router: Router,
     tls: Tls,
-    stop: CancellationToken,
-    abort: CancellationToken,
-    tasks: TaskTracker,
+    life: Life,
     places: Arc<Semaphore>,
     per_address: PerAddress,
     metrics: Metrics,
@@ -98,21 +107,12 @@ pub struct Shared {
 
 impl Shared {
     /// For one server.
-    pub fn new(
-        router: Router,
-        tls: Tls,
-        stop: CancellationToken,
-        abort: CancellationToken,
-        tasks: TaskTracker,
-        metrics: Metrics,
-    ) -> Self {
+    pub fn new(router: Router, tls: Tls, life: Life, metrics: Metrics) -> Self {
         let places = max_connections();
         Self {
             router,
             tls,
-            stop,
-            abort,
-            tasks,
+            life,
             metrics,
             places: Arc::new(Semaphore::new(places)),
             per_address: PerAddress::of(places),
@@ -189,8 +189,8 @@ pub async fn accept(listener: TcpListener, protocol: Protocol, shared: Arc<Share
     loop {
         // When all places are taken, the rest wait in the system's queue.
         let accepted = tokio::select! {
-            () = shared.stop.cancelled() => return,
-            () = shared.abort.cancelled() => return,
+            () = shared.life.stop.cancelled() => return,
+            () = shared.life.abort.cancelled() => return,
             accepted = async {
                 let place = Arc::clone(&shared.places).acquire_owned().await;
                 (place, listener.accept().await)
@@ -225,10 +225,10 @@ pub async fn accept(listener: TcpListener, protocol: Protocol, shared: Arc<Share
             shared: Arc::clone(&shared),
             place: own_place,
         };
-        shared.tasks.spawn(async move {
+        shared.life.tasks.spawn(async move {
             let _place = place;
             let _open = Open::new(&connection.shared.metrics);
-            let aborted = connection.shared.abort.clone();
+            let aborted = connection.shared.life.abort.clone();
             tokio::select! {
                 () = aborted.cancelled() => {}
                 () = connection.serve(stream, protocol) => {}
@@ -242,14 +242,14 @@ struct Open(Metrics);
 
 impl Open {
     fn new(metrics: &Metrics) -> Self {
-        metrics.https_open(true);
+        metrics.https_opened();
         Self(metrics.clone())
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.https_open(false);
+        self.0.https_closed();
     }
 }
 
@@ -273,7 +273,7 @@ impl Connection {
             Protocol::Https => {
                 let handshake = tokio::time::timeout(HANDSHAKE, self.handshake(stream));
                 let finished = tokio::select! {
-                    () = self.shared.stop.cancelled() => return,
+                    () = self.shared.life.stop.cancelled() => return,
                     finished = handshake => finished,
                 };
                 match finished {
@@ -346,7 +346,7 @@ impl Connection {
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
-            () = self.shared.stop.cancelled() => None,
+            () = self.shared.life.stop.cancelled() => None,
             () = tokio::time::sleep(CONNECTION_AGE) => None,
         };
         let ended = match ended {

@@ -39,8 +39,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::DropGuard;
 
 pub use identity::{Credentials, end_entity};
 pub use joboutputs::Limits;
@@ -53,7 +52,7 @@ use crate::config::ServerConfig;
 use crate::metrics::Metrics;
 use crate::model::Timestamp;
 use crate::state::Layout;
-use listen::{Protocol, Shared};
+use listen::{Life, Protocol, Shared};
 use workers::Workers;
 
 /// Why the server cannot start.
@@ -80,9 +79,7 @@ pub enum ServerError {
 pub struct Server {
     addresses: Vec<SocketAddr>,
     shared: Arc<Shared>,
-    tasks: TaskTracker,
-    /// Closes the listeners and lets connections end after the request they are in.
-    stop: CancellationToken,
+    life: Life,
     /// Ends connections where they are.
     _abort: DropGuard,
     _workers: Workers,
@@ -117,17 +114,9 @@ impl Server {
             file: config.joboutputs_max_bytes,
             machine: config.joboutputs_max_bytes_per_machine,
         };
-        let stop = CancellationToken::new();
-        let abort = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let shared = Arc::new(Shared::new(
-            Router::new(layout, clock, limits),
-            tls,
-            stop.clone(),
-            abort.clone(),
-            tasks.clone(),
-            metrics,
-        ));
+        let life = Life::default();
+        let router = Router::new(layout, clock, limits);
+        let shared = Arc::new(Shared::new(router, tls, life.clone(), metrics));
         let workers = Workers::start().map_err(ServerError::Threads)?;
         // All listeners first: half a server is none.
         let mut listeners = Vec::new();
@@ -148,15 +137,14 @@ impl Server {
             for worker in workers.handles() {
                 let listener = listen::on(worker, &listener).map_err(ServerError::Threads)?;
                 let accepting = listen::accept(listener, protocol, Arc::clone(&shared));
-                tasks.spawn_on(accepting, worker);
+                life.tasks.spawn_on(accepting, worker);
             }
         }
         Ok(Self {
             addresses,
             shared,
-            tasks,
-            stop,
-            _abort: abort.drop_guard(),
+            _abort: life.abort.clone().drop_guard(),
+            life,
             _workers: workers,
         })
     }
@@ -165,6 +153,21 @@ impl Server {
     /// configuration had port 0.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Whether a server could start with `config` once this one has ended: its certificate, key and
+    /// CAs can be used, and its ports are free, apart from those that are ours.
+    ///
+    /// # Errors
+    /// When it could not.
+    pub fn could_become(&self, config: &ServerConfig, clock: &Clock) -> Result<(), ServerError> {
+        tls::Tls::new(config, clock.clone())?;
+        let is_ours = |port| self.addresses.iter().any(|ours| ours.port() == port);
+        for addresses in [&config.listen, &config.http_listen] {
+            let others = addresses.iter().filter(|other| !is_ours(other.port()));
+            listen::bind_all(&others.copied().collect::<Vec<_>>())?;
+        }
+        Ok(())
     }
 
     /// When the certificate that it shows runs out, if that can be told.
@@ -180,14 +183,12 @@ impl Server {
 
     /// Stops listening, lets requests that are under way end for at most `grace`, and ends.
     pub async fn stop(self, grace: Duration) {
-        self.stop.cancel();
-        self.tasks.close();
-        if tokio::time::timeout(grace, self.tasks.wait())
-            .await
-            .is_err()
-        {
+        let tasks = &self.life.tasks;
+        self.life.stop.cancel();
+        tasks.close();
+        if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
             tracing::warn!(
-                connections = self.tasks.len(),
+                connections = tasks.len(),
                 "ending connections that are still busy"
             );
         }

@@ -1,18 +1,22 @@
 //! One machine's directory: made whole, read once, changed a file at a time.
 
+mod read;
+mod said;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{
-    Disk, IoContext, Published, SHUTDOWN_MESSAGE, StateError, Store, TOKEN_HASH, TimeFile, disk,
-    read_small, read_time, read_value,
-};
+pub use read::{Loaded, Unread};
+
+use read::load_directory;
+
+use super::{Disk, IoContext, Published, StateError, Store, TOKEN_HASH, TimeFile, disk};
 use crate::model::{
-    CloudId, Ended, FactoryName, Hs06, MachineFiles, MachineName, MachinetypeName, Processors,
-    Seconds, Secret, ShutdownMessage, SpaceName, Timestamp, TokenHash,
+    CloudId, Ended, FactoryName, MachineFiles, MachineName, MachinetypeName, Seconds, Secret,
+    SpaceName, Timestamp, TokenHash,
 };
 
 /// Everything that the directory of a new machine holds.
@@ -52,108 +56,13 @@ pub struct NewMachine {
     pub jobfeatures: BTreeMap<&'static str, String>,
 }
 
-/// All machine directories of a state directory.
-#[derive(Debug, Default)]
-pub struct Loaded {
-    /// Those that could be read.
-    pub machines: Vec<MachineFiles>,
-    /// What was wrong with the others; they are left as they are.
-    pub unread: Vec<Unread>,
-}
-
-/// A machine's directory, or a file in it, that could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("{problem}")]
-pub struct Unread {
-    /// Whose it is.
-    pub machine: MachineName,
-    /// What happened.
-    pub problem: StateError,
-}
-
-/// Threads that read directories side by side. More than there are processors, because after a
-/// reboot each of them waits for the disk most of the time; not many more, because what a thread
-/// has allocated stays apart in memory from what others have.
-const READERS: usize = 4;
-/// So many directories are read by one thread: more threads would take longer to start than to
-/// read.
-const FEW: usize = 64;
-
 impl Store {
-    /// Reads all machine directories, each once.
-    ///
-    /// # Errors
-    /// When the directory of machines itself cannot be listed.
-    pub fn load_machines(&self) -> Result<Loaded, StateError> {
-        let mut names = self.machine_names()?;
-        names.sort();
-        let read = |names: &[MachineName]| -> Vec<Result<MachineFiles, Unread>> {
-            let names = names.iter().cloned();
-            names
-                .map(|machine| {
-                    let dir = self.layout.machine(&machine);
-                    load_directory(self.layout.disk(), &dir, machine.clone())
-                        .map_err(|problem| Unread { machine, problem })
-                })
-                .collect()
-        };
-        let share = names.len().div_ceil(READERS).max(FEW);
-        let results: Vec<_> = std::thread::scope(|scope| {
-            let readers: Vec<_> = names
-                .chunks(share)
-                .map(|names| scope.spawn(|| read(names)))
-                .collect();
-            let joined = readers.into_iter().map(|reader| reader.join());
-            joined
-                .flat_map(|read| read.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
-        });
-        let mut loaded = Loaded::default();
-        for result in results {
-            match result {
-                Ok(machine) => loaded.machines.push(machine),
-                Err(unread) => loaded.unread.push(unread),
-            }
-        }
-        Ok(loaded)
-    }
-
     /// The group of another web server, whose CGI program writes to joboutputs: that of `machines`,
     /// when the admin has given that directory the setgid bit.
     fn writers(&self) -> Option<u32> {
         const SETGID: u32 = 0o2000;
         let found = fs::metadata(self.layout.machines()).ok()?;
         (found.mode() & SETGID != 0).then(|| found.gid())
-    }
-
-    /// The names of all machine directories, in no order.
-    fn machine_names(&self) -> Result<Vec<MachineName>, StateError> {
-        let dir = self.layout.machines();
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).context("list", &dir),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.context("list", &dir)?;
-            let name = entry.file_name();
-            let name = name.to_str().and_then(|text| MachineName::new(text).ok());
-            names.extend(name);
-        }
-        Ok(names)
-    }
-
-    /// Reads the directory of one machine, if there is one.
-    ///
-    /// # Errors
-    /// When it is there and cannot be read or understood.
-    pub fn load_machine(&self, name: &MachineName) -> Result<Option<MachineFiles>, StateError> {
-        let dir = self.layout.machine(name);
-        if !dir.exists() {
-            return Ok(None);
-        }
-        load_directory(self.layout.disk(), &dir, name.clone()).map(Some)
     }
 
     /// Makes a machine's directory, whole, by rename (SPEC 7 step 1), and tells what is now in it.
@@ -290,87 +199,6 @@ impl Store {
         Ok(())
     }
 
-    /// When a file in joboutputs was last written; `None` when there is none. What cannot be
-    /// looked at is an error, not a missing heartbeat: a VM must not die of our own trouble.
-    ///
-    /// # Errors
-    /// When the file system says anything but "not found".
-    pub fn heartbeat(
-        &self,
-        name: &MachineName,
-        file: &str,
-    ) -> Result<Option<Timestamp>, StateError> {
-        let path = self
-            .layout
-            .published(name, Published::Joboutputs)
-            .join(file);
-        let looked = self.layout.disk().read(&path);
-        match looked.and_then(|()| fs::symlink_metadata(&path)?.modified()) {
-            Ok(time) => Ok(Some(Timestamp::from_system_time(time))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context("look at", &path),
-        }
-    }
-
-    /// The shutdown message, if there is one. A link or a directory of that name, which no VM can
-    /// make, is none.
-    ///
-    /// # Errors
-    /// When it is there and cannot be read.
-    pub fn shutdown_message(
-        &self,
-        name: &MachineName,
-    ) -> Result<Option<ShutdownMessage>, StateError> {
-        let path = self
-            .layout
-            .published(name, Published::Joboutputs)
-            .join(SHUTDOWN_MESSAGE);
-        let looked = self.layout.disk().read(&path);
-        match looked.and_then(|()| fs::symlink_metadata(&path)) {
-            Ok(found) if found.is_file() => {}
-            Ok(_) => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).context("look at", &path),
-        }
-        Ok(read_small(self.layout.disk(), &path)?.map(|text| ShutdownMessage::parse(&text)))
-    }
-
-    /// Leaves `text` as the shutdown message unless the VM left one: that is never overwritten.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn leave_shutdown_message(&self, name: &MachineName, text: &str) -> Result<(), StateError> {
-        let path = self
-            .layout
-            .published(name, Published::Joboutputs)
-            .join(SHUTDOWN_MESSAGE);
-        let disk = self.layout.disk();
-        let growing = disk::temporary_path(&self.layout.tmp());
-        let written = disk
-            .create_synced(&growing, text.as_bytes(), disk::PUBLIC)
-            // A hard link fails when the name is taken, where a rename would replace: the VM may
-            // be writing its own message at this moment.
-            .and_then(|()| match disk.link(&growing, &path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                other => other,
-            });
-        disk.discard(&growing);
-        written.context("write", &path)
-    }
-
-    /// Puts `text`, which the VM left on a remote server, in the place of the shutdown message. It
-    /// takes the place of a reason of ours: what the VM said comes first.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn take_shutdown_message(&self, name: &MachineName, text: &str) -> Result<(), StateError> {
-        let path = self
-            .layout
-            .published(name, Published::Joboutputs)
-            .join(SHUTDOWN_MESSAGE);
-        self.write(&path, text.as_bytes(), disk::PUBLIC)
-    }
-
     /// Removes a machine's directory.
     ///
     /// # Errors
@@ -452,66 +280,12 @@ fn is_ec2(id: &CloudId) -> bool {
     id.as_str().starts_with("i-")
 }
 
-/// Reads the directory `dir` of a machine. What later versions or site scripts add is not looked
-/// at.
-fn load_directory(disk: &Disk, dir: &Path, name: MachineName) -> Result<MachineFiles, StateError> {
-    let features = dir.join(Published::Machinefeatures.dir_name());
-    let job = dir.join(Published::Jobfeatures.dir_name());
-    let time = |which: TimeFile| read_time(disk, &dir.join(which.file_name()));
-    let word = |file: &str| {
-        let text = read_small(disk, &dir.join(file))?;
-        let text = text.map(|text| text.trim().to_owned());
-        Ok::<_, StateError>(text.filter(|text| !text.is_empty()))
-    };
-    let required = |what: &'static str| StateError::Damaged {
-        path: dir.join(what),
-        what: "is missing; the machine is left alone".to_owned(),
-    };
-    Ok(MachineFiles {
-        space: read_value(disk, &dir.join("space_name"), "a space name")?
-            .ok_or_else(|| required("space_name"))?,
-        machinetype: read_value(disk, &dir.join("machinetype_name"), "a machinetype name")?
-            .ok_or_else(|| required("machinetype_name"))?,
-        manager: read_value(disk, &dir.join("manager"), "a host name")?,
-        id: word("uuid")?.or(word("instance_id")?).map(CloudId::new),
-        created: time(TimeFile::Created)?.ok_or_else(|| required("created"))?,
-        started: time(TimeFile::Started)?,
-        updated: time(TimeFile::Updated)?,
-        stopped: time(TimeFile::Stopped)?,
-        clock_set_back: read_value(disk, &dir.join("clock_set_back"), "seconds")?.map(Seconds::new),
-        finished: time(TimeFile::Finished)?,
-        deleted: time(TimeFile::Deleted)?,
-        ended: read_small(disk, &dir.join("ended"))?.map(|word| Ended::from_word(&word)),
-        processors: read_value(disk, &job.join("allocated_cpu"), "a number of processors")?
-            .map(Processors::new),
-        hs06: read_value::<f64>(disk, &features.join("hs06"), "a number")?
-            .and_then(|power| Hs06::new(power).ok()),
-        memory_bytes: read_value(disk, &job.join("max_rss_bytes"), "a number of bytes")?,
-        shutdowntime: read_time(disk, &job.join("shutdowntime_job"))?,
-        wall_limit: read_value(disk, &job.join("wall_limit_secs"), "seconds")?.map(Seconds::new),
-        fizzle: read_value(disk, &dir.join("fizzle_seconds"), "seconds")?.map(Seconds::new),
-        hepscore23_per_processor: read_value(
-            disk,
-            &dir.join("hepscore23_per_processor"),
-            "a number",
-        )?
-        .filter(|power: &f64| power.is_finite() && *power > 0.0),
-        accounting_fqan: read_small(disk, &dir.join("accounting_fqan"))?,
-        logged: time(TimeFile::Logged)?,
-        flavor: word("flavor")?,
-        zone: word("zone")?,
-        volumes: read_small(disk, &dir.join("volumes"))?
-            .map(|text| text.split_whitespace().map(str::to_owned).collect())
-            .unwrap_or_default(),
-        name,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::state::SHUTDOWN_MESSAGE;
 
     fn new_machine(name: &str) -> NewMachine {
         NewMachine {

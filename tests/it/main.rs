@@ -21,6 +21,7 @@ mod dashboard;
 mod demo;
 #[cfg(feature = "ec2")]
 mod ec2;
+mod fast;
 mod fuzz;
 mod grid;
 mod images;

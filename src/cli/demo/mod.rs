@@ -185,35 +185,18 @@ async fn run_in(
 
     let clock = Clock::fast_since(site.began, site.plan.speed);
     let control = Control::default();
-    let settings = Settings {
-        sources: Sources {
-            conf: site.config.clone(),
-            dir: site.config_dir.clone(),
-        },
-        state_dir: site.state_dir.clone(),
-        interval: INTERVAL,
-        factory: FactoryName::new("demo.example.org")?,
-        clock: clock.clone(),
-        events: Some(crate::events::Place {
-            path: site.state_dir.join(super::args::EVENT_LOG_BESIDE),
-            max_bytes: super::args::EVENT_LOG_BYTES,
-        }),
-        socket: Some(Layout::new(&site.state_dir).socket()),
-        host: Host::default(),
-    };
     let board = Board::default();
+    let settings = settings(&site, clock.clone())?;
     let running = daemon::run(settings, control.clone(), board.clone(), || {});
     let mut daemon = tokio::spawn(running);
-    let mut watcher = Watcher::new(&site);
-    let shown = show_until_end(
+    let mut show = Show {
         options,
-        &site,
-        &clock,
-        &mut watcher,
-        &mut screen,
-        (&mut daemon, &control),
-    )
-    .await;
+        site: &site,
+        clock,
+        watcher: Watcher::new(&site),
+        screen,
+    };
+    let shown = show.until_end(&mut daemon, &control).await;
     control.stop.cancel();
     let (summary, interrupted) = shown?;
     let ended = daemon.await;
@@ -221,70 +204,110 @@ async fn run_in(
         log: site.log.clone(),
     })??;
 
-    // What the daemon did in its last moments counts, too.
-    let summary = summary.with_last(watcher.look(clock.now())?);
-    screen
-        .say(&summary.to_string(&site))
-        .map_err(DemoError::Output)?;
-    let missing = summary.missing(site.plan.faults.is_some());
+    let missing = show.sum_up(summary)?;
     if interrupted || missing.is_empty() {
         return Ok(true);
     }
-    let errors = board.now().spaces;
-    let errors = errors.iter().filter_map(|(space, status)| {
-        let error = status.error.as_ref()?;
-        Some(format!("ERROR in {space}: {error}"))
-    });
-    for line in missing
-        .iter()
-        .map(|what| format!("NOT SEEN: {what}"))
-        .chain(errors)
-    {
-        screen.say(&line).map_err(DemoError::Output)?;
-    }
+    show.say_missing(&missing, &board)?;
     Ok(false)
 }
 
-/// Looks at the files again and again until it is time to end.
-async fn show_until_end(
-    options: &DemoOptions,
-    site: &Site,
-    clock: &Clock,
-    watcher: &mut Watcher,
-    screen: &mut Screen<'_>,
-    (daemon, control): (&mut JoinHandle<Result<(), DaemonError>>, &Control),
-) -> Result<(Summary, bool), DemoError> {
-    let mut hangup = signal(SignalKind::hangup()).map_err(DemoError::Signals)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(DemoError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(DemoError::Signals)?;
-    let time = async {
-        if options.keep {
-            std::future::pending::<()>().await;
-        }
-        tokio::time::sleep(Duration::from_secs(options.seconds)).await;
-    };
-    tokio::pin!(time);
-    let mut looks = tokio::time::interval(LOOK);
-    let mut summary = Summary::default();
-    loop {
-        tokio::select! {
-            () = &mut time => return Ok((summary, false)),
-            _ = terminate.recv() => return Ok((summary, true)),
-            _ = interrupt.recv() => return Ok((summary, true)),
-            // As for any daemon. When it means that the terminal is gone, the next output fails.
-            _ = hangup.recv() => control.wake.notify_one(),
-            ended = &mut *daemon => {
-                if let Ok(Err(error)) = ended {
-                    return Err(error.into());
+/// What the daemon of the demo is started with.
+fn settings(site: &Site, clock: Clock) -> Result<Settings, DemoError> {
+    Ok(Settings {
+        sources: Sources {
+            conf: site.config.clone(),
+            dir: site.config_dir.clone(),
+        },
+        state_dir: site.state_dir.clone(),
+        interval: INTERVAL,
+        factory: FactoryName::new("demo.example.org")?,
+        clock,
+        events: Some(crate::events::Place {
+            path: site.state_dir.join(super::args::EVENT_LOG_BESIDE),
+            max_bytes: super::args::EVENT_LOG_BYTES,
+        }),
+        socket: Some(Layout::new(&site.state_dir).socket()),
+        host: Host::default(),
+    })
+}
+
+/// Who looks at the files of the demo, and shows what is there.
+struct Show<'a> {
+    options: &'a DemoOptions,
+    site: &'a Site,
+    clock: Clock,
+    watcher: Watcher,
+    screen: Screen<'a>,
+}
+
+impl Show<'_> {
+    /// Looks at the files again and again until it is time to end. Tells also whether the demo was
+    /// interrupted.
+    async fn until_end(
+        &mut self,
+        daemon: &mut JoinHandle<Result<(), DaemonError>>,
+        control: &Control,
+    ) -> Result<(Summary, bool), DemoError> {
+        let mut hangup = signal(SignalKind::hangup()).map_err(DemoError::Signals)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(DemoError::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(DemoError::Signals)?;
+        let DemoOptions { keep, seconds, .. } = *self.options;
+        let time = async {
+            if keep {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        };
+        tokio::pin!(time);
+        let mut looks = tokio::time::interval(LOOK);
+        let mut summary = Summary::default();
+        loop {
+            tokio::select! {
+                () = &mut time => return Ok((summary, false)),
+                _ = terminate.recv() => return Ok((summary, true)),
+                _ = interrupt.recv() => return Ok((summary, true)),
+                // As for any daemon. When it means that the terminal is gone, the next output fails.
+                _ = hangup.recv() => control.wake.notify_one(),
+                ended = &mut *daemon => {
+                    if let Ok(Err(error)) = ended {
+                        return Err(error.into());
+                    }
+                    return Err(DemoError::Ended { log: self.site.log.clone() });
                 }
-                return Err(DemoError::Ended { log: site.log.clone() });
-            }
-            _ = looks.tick() => {
-                let view: View = watcher.look(clock.now())?;
-                screen.show(&view).map_err(DemoError::Output)?;
-                summary.note(view);
+                _ = looks.tick() => {
+                    let view: View = self.watcher.look(self.clock.now())?;
+                    self.screen.show(&view).map_err(DemoError::Output)?;
+                    summary.note(view);
+                }
             }
         }
+    }
+
+    /// Shows the sums, and tells what has not been seen. What the daemon did in its last moments
+    /// counts, too.
+    fn sum_up(&mut self, summary: Summary) -> Result<Vec<String>, DemoError> {
+        let summary = summary.with_last(self.watcher.look(self.clock.now())?);
+        self.screen
+            .say(&summary.to_string(self.site))
+            .map_err(DemoError::Output)?;
+        Ok(summary.missing(self.site.plan.faults.is_some()))
+    }
+
+    fn say_missing(&mut self, missing: &[String], board: &Board) -> Result<(), DemoError> {
+        let errors = board.now().spaces;
+        let errors = errors.iter().filter_map(|(space, status)| {
+            let error = status.error.as_ref()?;
+            Some(format!("ERROR in {space}: {error}"))
+        });
+        for line in missing
+            .iter()
+            .map(|what| format!("NOT SEEN: {what}"))
+            .chain(errors)
+        {
+            self.screen.say(&line).map_err(DemoError::Output)?;
+        }
+        Ok(())
     }
 }
 

@@ -32,10 +32,7 @@ impl Ec2 {
         text: &str,
         metadata: &BTreeMap<String, String>,
     ) -> Result<String, CloudError> {
-        let mark = |key: &str| metadata.get(key).map_or("", String::as_str);
-        let key = public_key::parse(text, mark(SPACE_MARK), mark(MANAGER_MARK)).map_err(|why| {
-            CloudError::new(CloudErrorKind::Rejected, "import the root_public_key", why)
-        })?;
+        let key = public_key::of_owner(text, metadata)?;
         let import = async {
             match self.fingerprint(&key.name).await? {
                 Some(told) => self.must_match(&key, &told),

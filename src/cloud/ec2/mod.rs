@@ -44,9 +44,7 @@ use self::memory::Memory;
 use self::types::Types;
 use self::version::Version;
 use super::http::{Http, HttpTimes, shown};
-use super::{
-    Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, Leftovers, Outside, Removal, Search,
-};
+use super::{Cloud, CloudError, CreateRequest, Deletion, Leftovers, Outside, Removal, Search};
 use crate::config::Ec2Options;
 use crate::model::{
     CloudFacts, CloudId, CloudLimits, CloudMachine, Leftover, Processors, Secret, SpaceName,
@@ -125,31 +123,15 @@ impl Ec2 {
     fn secret(&self) -> &str {
         self.options.secret_key.reveal()
     }
-
-    /// Ends `call` when it takes longer than a call may: each request is bounded, but a cloud
-    /// decides how many pages it has.
-    async fn in_time<T>(
-        &self,
-        what: &str,
-        call: impl Future<Output = Result<T, CloudError>> + Send,
-    ) -> Result<T, CloudError> {
-        let limit = self.http.times().call;
-        match tokio::time::timeout(limit, call).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(CloudError::new(
-                CloudErrorKind::Transient,
-                format!("{what} of space {}", self.space),
-                format!("not complete after {} s", limit.as_secs_f32()),
-            )),
-        }
-    }
 }
 
 #[async_trait]
 impl Cloud for Ec2 {
     /// EC2 tells no quota that can be compared with machines or processors.
     async fn facts(&self) -> Result<CloudFacts, CloudError> {
-        let flavors = self.in_time("read the facts", self.configured_flavors());
+        let flavors = self
+            .http
+            .in_time("read the facts", self.configured_flavors());
         Ok(CloudFacts {
             limits: CloudLimits::default(),
             flavors: flavors.await?,
@@ -157,7 +139,9 @@ impl Cloud for Ec2 {
     }
 
     async fn list(&self) -> Result<Vec<CloudMachine>, CloudError> {
-        self.in_time("list the machines", self.list_all()).await
+        self.http
+            .in_time("list the machines", self.list_all())
+            .await
     }
 
     async fn create(&self, request: &CreateRequest) -> Result<CloudId, CloudError> {

@@ -13,10 +13,9 @@ use tracing::info;
 
 use super::create::forbidden_kind;
 use super::{OpenStack, Target, Trouble};
-use crate::cloud::public_key::{PublicKey, parse};
+use crate::cloud::public_key::{self, PublicKey};
 use crate::cloud::shared::Shared;
 use crate::cloud::{CloudError, CloudErrorKind};
-use crate::model::leftover::{MANAGER_MARK, SPACE_MARK};
 
 /// The names of the key pairs that are known to be there.
 pub(super) type Keys = Shared<()>;
@@ -29,10 +28,7 @@ impl OpenStack {
         text: &str,
         metadata: &BTreeMap<String, String>,
     ) -> Result<String, CloudError> {
-        let mark = |key: &str| metadata.get(key).map_or("", String::as_str);
-        let key = parse(text, mark(SPACE_MARK), mark(MANAGER_MARK)).map_err(|why| {
-            CloudError::new(CloudErrorKind::Rejected, "import the root_public_key", why)
-        })?;
+        let key = public_key::of_owner(text, metadata)?;
         let import = async {
             if self.has_key(&key).await? {
                 return Ok(());

@@ -317,24 +317,6 @@ impl OpenStack {
         }
     }
 
-    /// Ends `call` when it takes longer than a call may: each request is bounded, but a cloud
-    /// decides how many pages it has.
-    async fn in_time<T>(
-        &self,
-        what: &str,
-        call: impl Future<Output = Result<T, CloudError>> + Send,
-    ) -> Result<T, CloudError> {
-        let limit = self.http.times().call;
-        match tokio::time::timeout(limit, call).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(CloudError::new(
-                CloudErrorKind::Transient,
-                format!("{what} of space {}", self.space),
-                format!("not complete after {} s", limit.as_secs_f32()),
-            )),
-        }
-    }
-
     async fn flavors(&self) -> Result<Vec<Flavor>, CloudError> {
         let mut flavors = Vec::new();
         let mut query = None;
@@ -405,7 +387,7 @@ fn usable_flavor(flavor: wire::WireFlavor) -> Option<Flavor> {
 impl Cloud for OpenStack {
     async fn facts(&self) -> Result<CloudFacts, CloudError> {
         let both = async { tokio::try_join!(self.flavors(), self.limits()) };
-        let facts = self.in_time("read the facts", both).await;
+        let facts = self.http.in_time("read the facts", both).await;
         let (flavors, limits) = facts.map_err(|error| self.clean(error))?;
         let known = flavors
             .iter()
@@ -427,7 +409,7 @@ impl Cloud for OpenStack {
             }
             Ok(machines)
         };
-        let listed = self.in_time("list the machines", all).await;
+        let listed = self.http.in_time("list the machines", all).await;
         listed.map_err(|error| self.clean(error))
     }
 
@@ -450,7 +432,9 @@ impl Cloud for OpenStack {
     }
 
     async fn find_image(&self, image: &NewImage) -> Result<FoundImage, CloudError> {
-        let found = self.in_time("look for the image", self.find_copies(image));
+        let found = self
+            .http
+            .in_time("look for the image", self.find_copies(image));
         found.await.map_err(|error| self.clean(error))
     }
 

@@ -174,7 +174,9 @@ impl OpenStack {
             return Err(self.image_refused(&reply));
         }
         let active = self.wait_until_active(id, file.size());
-        self.in_time("wait for the uploaded image", active).await
+        self.http
+            .in_time("wait for the uploaded image", active)
+            .await
     }
 
     async fn wait_until_active(&self, id: &CloudId, size: u64) -> Result<(), CloudError> {

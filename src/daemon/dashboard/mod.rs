@@ -31,7 +31,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use overview::{Concern, KindView, SpaceView, Why, concern, overview};
+pub use overview::{KindView, SpaceView, Why, overview};
 
 use super::admin;
 use super::status::Board;

@@ -6,47 +6,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::daemon::{Phase, SpaceStatus, Trouble};
-use crate::decide::{Blocked, NoRoom, Rule};
+use crate::decide::{Concern, NoRoom, Rule};
 use crate::model::{ImageState, LeftoverKind, MachinetypeName, Processors, Seconds, Timestamp};
 use crate::record::Totals;
 
 /// The longest text of an error or a reason, in characters: a cloud may answer with a whole page.
 pub const TEXT: usize = 600;
-
-/// How bad it is that no more machines are created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Concern {
-    /// It is as it should be.
-    None,
-    /// It ends by itself.
-    Waits,
-    /// A person has to do something about it.
-    Wrong,
-}
-
-/// How bad a reason is.
-pub const fn concern(why: &Blocked) -> Concern {
-    match why {
-        Blocked::SuspectScan { .. }
-        | Blocked::NoLimitKnown
-        | Blocked::NoFlavor { .. }
-        | Blocked::Unsupported { .. } => Concern::Wrong,
-        Blocked::ShutdownTime { .. }
-        | Blocked::Exhausted { .. }
-        | Blocked::Image { .. }
-        | Blocked::Backoff { .. }
-        | Blocked::Trial { .. }
-        | Blocked::Failing { .. } => Concern::Waits,
-        Blocked::NoTargetShare
-        | Blocked::MachinetypeMachines { .. }
-        | Blocked::MachinetypeProcessors { .. }
-        | Blocked::StartingProcessors { .. }
-        | Blocked::SpaceMachines { .. }
-        | Blocked::SpaceProcessors { .. }
-        | Blocked::CycleCap { .. } => Concern::None,
-    }
-}
 
 /// One space.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -215,7 +180,7 @@ fn kinds(space: &SpaceStatus) -> BTreeMap<MachinetypeName, KindView> {
             why: Some(Why {
                 text: shortened(&why.to_string()),
                 until: why.until(),
-                concern: concern(why),
+                concern: why.concern(),
             }),
             last_abort,
             backs_off_until,

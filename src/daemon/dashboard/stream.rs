@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::overview::{SpaceView, overview, shortened};
 use crate::blocking;
 use crate::clock::Clock;
-use crate::daemon::{ConfigStatus, DaemonStatus, SpaceStatus, Status};
+use crate::daemon::{ConfigStatus, DaemonStatus, HttpsStatus, SpaceStatus, Status};
 use crate::events::{Entry, Recent};
 use crate::model::{MachineName, SpaceName, Timestamp};
 
@@ -47,6 +47,9 @@ pub struct Message {
     /// The configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<ConfigStatus>,
+    /// The HTTPS server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub https: Option<HttpsStatus>,
     /// Machines of spaces that are not configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub orphans: Option<BTreeMap<SpaceName, usize>>,
@@ -96,6 +99,7 @@ pub struct Known {
     greeted: bool,
     daemon: Option<DaemonStatus>,
     config: Option<ConfigStatus>,
+    https: Option<HttpsStatus>,
     orphans: Option<BTreeMap<SpaceName, usize>>,
     /// Weak: a client that does not read must not keep machines in memory that are long gone.
     spaces: BTreeMap<SpaceName, Weak<SpaceStatus>>,
@@ -126,6 +130,10 @@ impl Known {
         if self.config.as_ref() != Some(&status.config) {
             self.config = Some(status.config.clone());
             message.config = Some(bounded(&status.config));
+        }
+        if self.https.as_ref() != Some(&status.https) {
+            self.https = Some(status.https.clone());
+            message.https = Some(status.https.clone());
         }
         if self.orphans.as_ref() != Some(&status.orphans) {
             self.orphans = Some(status.orphans.clone());

@@ -142,7 +142,12 @@ impl Snapshot {
             "Whether the configuration has errors, so that the last good one is in use",
             u64::from(status.config.rejected.is_some()),
         )?;
-        if let Some(expires) = status.certificate_expires {
+        told.one(
+            "vcycle_https_problem",
+            "Whether the HTTPS server is down, or does not run as [server] asks",
+            u64::from(status.https.problem.is_some()),
+        )?;
+        if let Some(expires) = status.https.certificate_expires {
             told.one(
                 "vcycle_certificate_expiry_timestamp_seconds",
                 "When the certificate of the HTTPS server runs out",
@@ -283,24 +288,10 @@ fn ratio(part: f64, whole: f64) -> Option<f64> {
 }
 
 fn backoff(blocked: &Blocked, now: Timestamp) -> Seconds {
-    match blocked {
-        Blocked::Backoff { until } => until.since(now),
-        Blocked::NoTargetShare
-        | Blocked::ShutdownTime { .. }
-        | Blocked::SuspectScan { .. }
-        | Blocked::NoLimitKnown
-        | Blocked::NoFlavor { .. }
-        | Blocked::Exhausted { .. }
-        | Blocked::Image { .. }
-        | Blocked::Unsupported { .. }
-        | Blocked::Trial { .. }
-        | Blocked::Failing { .. }
-        | Blocked::MachinetypeMachines { .. }
-        | Blocked::MachinetypeProcessors { .. }
-        | Blocked::StartingProcessors { .. }
-        | Blocked::SpaceMachines { .. }
-        | Blocked::SpaceProcessors { .. }
-        | Blocked::CycleCap { .. } => Seconds::default(),
+    if let Blocked::Backoff { until } = blocked {
+        until.since(now)
+    } else {
+        Seconds::default()
     }
 }
 

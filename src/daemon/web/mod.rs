@@ -37,11 +37,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use super::Settings;
+use super::Common;
 use super::dashboard::Dashboard;
 use super::status::Board;
 use crate::clock::Clock;
-use crate::events::EventLog;
 use crate::metrics::Metrics;
 use crate::model::{Secret, WriteToken};
 use crate::rng::Seeds;
@@ -121,34 +120,28 @@ enum EndpointError {
 
 impl AdminEndpoint {
     /// One that does not listen yet, and what its driver has to answer.
-    pub fn new(
-        settings: &Settings,
-        store: &Arc<Store>,
-        board: &Board,
-        events: &EventLog,
-        metrics: &Metrics,
-    ) -> (Self, Questions) {
+    pub fn new(common: &Common) -> (Self, Questions) {
         let (driver, asked) = mpsc::channel(reply::STREAMS);
         let dashboard = Dashboard::new(
-            (board.clone(), events.recent()),
-            Arc::clone(store),
-            settings.clock.clone(),
-            settings.interval,
+            (common.board.clone(), common.events.recent()),
+            Arc::clone(&common.store),
+            common.clock.clone(),
+            common.interval,
         );
         let context = Context {
-            board: board.clone(),
-            clock: settings.clock.clone(),
+            board: common.board.clone(),
+            clock: common.clock.clone(),
             driver,
             dashboard,
-            metrics: metrics.clone(),
-            store: Arc::clone(store),
+            metrics: common.metrics.clone(),
+            store: Arc::clone(&common.store),
             streams: Arc::new(Semaphore::new(reply::STREAMS)),
         };
         let new = Self {
             wanted: None,
             listening: None,
             context: Arc::new(context),
-            seeds: settings.host.seeds.clone(),
+            seeds: common.seeds.clone(),
         };
         (new, Questions(asked))
     }

@@ -38,9 +38,11 @@ mod creating;
 mod destroying;
 mod explaining;
 mod leaks;
+mod pauses;
 mod placing;
 mod properties;
 mod remote;
+mod shares;
 pub(crate) mod worlds;
 
 /// The moment at which all tables are decided.

@@ -42,10 +42,13 @@ fn states(factory: &Factory, options: &[&str]) -> Vec<(String, String)> {
 
 #[test]
 fn what_the_daemon_writes_is_listed_shown_and_sent_again_once() {
-    let factory = Factory::with_space(
-        &format!("max_machines = 1\nsimulated_job_seconds = 4\ngocdb_sitename = {SITE}"),
-        "",
+    let factory = Factory::new();
+    let space = format!(
+        "max_machines = 1\nsimulated_job_seconds = 4\ngocdb_sitename = {SITE}\n{}",
+        factory.vm_certificate()
     );
+    let text = factory.space(SPACE, &space) + &factory.machinetype(SPACE, "atlas", "");
+    factory.conf("space", &text);
     let daemon = factory.start();
     let machine = until("a machine", || factory.machines().pop());
     let name = machine.name().to_owned();

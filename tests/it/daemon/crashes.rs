@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand::Rng;
 
-use super::factory::{Factory, SPACE, entries, until};
+use super::factory::{self, Factory, SPACE, entries, until};
 
 /// What the cloud has had in the whole test, by identifier: the names.
 #[derive(Default)]
@@ -25,12 +24,7 @@ impl Seen {
 fn a_daemon_that_is_killed_at_any_moment_loses_and_doubles_nothing() {
     const KILLS: usize = 30;
     const LONGEST: Duration = Duration::from_millis(1500);
-    let seed = std::env::var("VCYCLE_TEST_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
-    eprintln!("VCYCLE_TEST_SEED={seed} repeats this sequence of kills");
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut rng = factory::kills();
 
     let factory = Factory::new();
     let configure = |share: u32| {

@@ -10,6 +10,8 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -67,6 +69,15 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < end, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(25));
     }
+}
+
+/// When a daemon is killed: another sequence in each run, unless `VCYCLE_TEST_SEED` repeats one.
+pub fn kills() -> ChaCha8Rng {
+    let seed = std::env::var("VCYCLE_TEST_SEED").ok();
+    let seed = seed.and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    eprintln!("VCYCLE_TEST_SEED={seed} repeats this sequence of kills");
+    ChaCha8Rng::seed_from_u64(seed)
 }
 
 /// The site: configuration files, certificates, state directory, log.
@@ -140,7 +151,8 @@ impl Factory {
         )
     }
 
-    /// The option that gives the VMs their certificate.
+    /// The option that gives the VMs their certificate. One that has none tries for half a minute to
+    /// leave its last words.
     pub fn vm_certificate(&self) -> String {
         format!("simulated_cert = {}\n", self.path("etc/vm.pem").display())
     }

@@ -5,12 +5,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand::Rng;
 
 use super::client;
 use super::disk::SmallDisk;
-use super::factory::{Factory, MachineDir, PKI, SPACE, entries, until};
+use super::factory::{self, Factory, MachineDir, PKI, SPACE, entries, until};
 
 /// A site whose VMs work for some seconds and leave messages.
 fn configure(factory: &Factory, space: &str, kinds: &[(&str, &str)]) {
@@ -87,7 +86,7 @@ fn a_full_disk_for_copies_keeps_nothing_else() {
     let Some(disk) = SmallDisk::mount(factory.state("joboutputs")) else {
         return;
     };
-    let space = "max_machines = 1\nsimulated_job_seconds = 8\ncleanup_hours = 1";
+    let space = "max_machines = 2\nsimulated_job_seconds = 8\ncleanup_hours = 1";
     configure(&factory, space, &[("atlas", "log_joboutputs = True")]);
     disk.fill();
     let daemon = factory.start();
@@ -123,12 +122,7 @@ fn a_full_disk_for_copies_keeps_nothing_else() {
 #[test]
 fn a_daemon_that_is_killed_at_any_moment_leaves_whole_copies() {
     const KILLS: usize = 20;
-    let seed = std::env::var("VCYCLE_TEST_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
-    eprintln!("VCYCLE_TEST_SEED={seed} repeats this sequence of kills");
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut rng = factory::kills();
     let factory = Factory::new();
     let space = "max_machines = 40\nsimulated_machines = 40\nsimulated_job_seconds = 4";
     let keeps = |share: u32| format!("target_share = {share}\nlog_joboutputs = True");

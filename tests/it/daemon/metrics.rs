@@ -108,6 +108,7 @@ fn a_scrape_tells_what_the_daemon_does() {
             0.0,
         ),
         ("vcycle_config_rejected", &[], 0.0),
+        ("vcycle_https_problem", &[], 0.0),
         ("vcycle_cycle_interval_seconds", &[], 1.0),
         (
             "vcycle_build_info",

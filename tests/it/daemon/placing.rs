@@ -304,10 +304,13 @@ async fn a_machine_on_a_volume_is_told_its_size_and_its_volume_is_noted() {
 
 #[test]
 fn machines_of_the_embedded_cloud_boot_from_volumes_that_go_with_them() {
-    let factory = Factory::with_space(
-        "max_machines = 2\nvolume_gb_per_processor = 30\nsimulated_job_seconds = 2\n",
-        "flavor_name = medium\n",
+    let factory = Factory::new();
+    let space = format!(
+        "max_machines = 2\nvolume_gb_per_processor = 30\nsimulated_job_seconds = 5\n{}",
+        factory.vm_certificate()
     );
+    let medium = factory.machinetype(SPACE, "atlas", "flavor_name = medium\n");
+    factory.conf("space", &(factory.space(SPACE, &space) + &medium));
     let daemon = factory.start();
     let machine = until("a machine runs", || {
         let mut machines = factory.machines().into_iter();

@@ -22,7 +22,7 @@ const EVENTS = 200;
 const PAGE = 50;
 
 const state = {
-  daemon: null, config: null, orphans: {}, spaces: {}, events: [], histories: {}, page: null, story: null,
+  daemon: null, config: null, https: null, orphans: {}, spaces: {}, events: [], histories: {}, page: null, story: null,
   storyProblem: '', asked: nothingAsked(), cursor: null, chartWidth: 600, version: null, outdated: false, answers: null,
   connection: 'connecting', since: performance.now(), told: 0, toldAt: performance.now(), number: 0,
   now() { return this.told + Math.max(0, Math.floor((performance.now() - this.toldAt) / 1000)); },
@@ -135,6 +135,11 @@ function alerts() {
       config.loaded === null ? 'None is in use.' : ['In use is that of ', exactly(state.now(), config.loaded), '.'],
       h('ul', {}, config.problems.map((problem, number) => h('li', { key: number }, h('code', {}, problem))))));
   }
+  if (state.https && state.https.problem !== null) {
+    all.push(h('section', { class: 'banner bad', role: 'alert', key: 'https' },
+      h('strong', {}, state.https.is_down ? 'Machines cannot reach the HTTPS server.' : 'The HTTPS server goes on as it was.'), ' ',
+      h('code', {}, state.https.problem)));
+  }
   if (state.outdated) {
     all.push(h('section', { class: 'banner warn', role: 'status', key: 'outdated' },
       'The daemon is another version now, and has a page of its own. ',
@@ -222,6 +227,7 @@ function take(message) {
     if (message.config.rejected !== null && (!state.config || state.config.rejected === null)) say('The configuration has errors.');
     state.config = message.config;
   }
+  if (message.https) state.https = message.https;
   if (message.orphans) state.orphans = message.orphans;
   for (const [name, one] of Object.entries(message.spaces || {})) {
     tellTrouble(name, state.spaces[name], one);

@@ -1,0 +1,141 @@
+//! What became of deletes.
+
+use std::collections::BTreeSet;
+
+use tracing::{error, info};
+
+use super::Recorder;
+use crate::act::{DeleteError, DeleteOutcome};
+use crate::cloud::Deletion;
+use crate::decide::{Delete, Reason};
+use crate::events::Event;
+use crate::model::{Ended, MachineName};
+
+/// What [`crate::telemetry::Repeats`] calls the trouble with the deletion of a machine.
+pub(super) fn about_deleting(machine: &MachineName) -> String {
+    format!("deleting {machine}")
+}
+
+/// The deletes of machines whose bookkeeping is on disk: what could not be written about a
+/// machine must not be lost with it.
+pub fn without_failed(deletes: Vec<Delete>, failed: &BTreeSet<MachineName>) -> Vec<Delete> {
+    deletes
+        .into_iter()
+        .filter(|delete| !failed.contains(&delete.machine))
+        .collect()
+}
+
+impl Recorder<'_> {
+    /// Takes over what became of the deletes, and says so.
+    pub fn deletes(&mut self, outcomes: &[DeleteOutcome]) {
+        for outcome in outcomes {
+            self.note_try(outcome);
+            self.say_deleted(outcome);
+        }
+    }
+
+    /// Takes over when it was tried, which is on disk by now.
+    fn note_try(&mut self, outcome: &DeleteOutcome) {
+        let machine = &outcome.machine;
+        let Some(tried) = outcome.tried else {
+            return;
+        };
+        self.files(machine, |files| {
+            files.deleted = Some(tried);
+            if outcome.reason.message().is_some() {
+                files.ended.get_or_insert(outcome.reason.ended());
+            }
+        });
+        let known = self.memory.volatile.entry(machine.clone()).or_default();
+        known.delete_tries = known.delete_tries.saturating_add(1);
+    }
+
+    fn say_deleted(&mut self, outcome: &DeleteOutcome) {
+        let machine = &outcome.machine;
+        match &outcome.result {
+            Ok(deletion) => {
+                self.repeats.is_over(&about_deleting(machine));
+                let already = match deletion {
+                    Deletion::Accepted => "",
+                    Deletion::AlreadyGone => "; it was already gone",
+                };
+                info!(%machine, "deleted: {}{already}", outcome.reason);
+                self.tell_delete(machine, outcome.reason);
+            }
+            Err(why @ (DeleteError::Withdrawn | DeleteError::Stopping)) => {
+                info!(%machine, "not deleted: {why}");
+            }
+            Err(DeleteError::State(problem)) if problem.is_disk_full() => {
+                self.say_no_room(problem);
+            }
+            Err(problem) => {
+                let subject = about_deleting(machine);
+                if self.repeats.is_news(&subject, &problem.to_string()) {
+                    error!(
+                        %machine,
+                        "cannot delete ({}): {problem}; this is tried again, at most once an hour after the third time",
+                        outcome.reason
+                    );
+                }
+            }
+        }
+    }
+
+    fn tell_delete(&mut self, machine: &MachineName, reason: Reason) {
+        let files = self.memory.machines.get(machine);
+        let machinetype = files.map(|files| files.machinetype.clone());
+        let Some(machinetype) = machinetype.or_else(|| machine.machinetype()) else {
+            return;
+        };
+        let space = &self.config.name;
+        self.metrics.destroyed(space, &machinetype, reason.word());
+        let (machine, reason_text) = (machine.clone(), reason.to_string());
+        if reason.ended() == Ended::Heartbeat {
+            self.events.push(Event::HeartbeatMissed {
+                machine: machine.clone(),
+                machinetype: machinetype.clone(),
+                reason: reason_text.clone(),
+            });
+        }
+        self.events.push(Event::Destroyed {
+            machine,
+            machinetype,
+            reason: reason_text,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::testing::{NAMES, World};
+    use crate::state::StateError;
+
+    #[test]
+    fn a_delete_that_fails_each_time_is_told_once_until_it_works() {
+        let mut world = World::new();
+        let machine = MachineName::new(NAMES[0]).unwrap();
+        let outcome = |result| DeleteOutcome {
+            machine: machine.clone(),
+            reason: Reason::Stopped,
+            tried: None,
+            result,
+        };
+        let refused = || {
+            DeleteError::State(StateError::Io {
+                action: "write",
+                path: "deleted".into(),
+                source: std::io::ErrorKind::PermissionDenied.into(),
+            })
+        };
+        for _ in 0..3 {
+            world.recorder().deletes(&[outcome(Err(refused()))]);
+        }
+        let told = world.repeats.is_over(&about_deleting(&machine));
+        assert_eq!(told, Some(3));
+        world
+            .recorder()
+            .deletes(&[outcome(Err(refused())), outcome(Ok(Deletion::Accepted))]);
+        assert_eq!(world.repeats.is_over(&about_deleting(&machine)), None);
+    }
+}

@@ -1,0 +1,149 @@
+//! What the listings show of a machine while it lives: that it is there, that it runs, that it is
+//! missing, that it is back.
+
+use tracing::{debug, info, warn};
+
+use super::Recorder;
+use crate::act::{directory, mjf};
+use crate::events::Event;
+use crate::model::{CloudId, CloudMachine, MachineName, MachinetypeName, Processors, Timestamp};
+use crate::state::{NewMachine, StateError, TimeFile};
+
+impl Recorder<'_> {
+    /// A machine of ours has no directory, as far as is known: it gets one.
+    pub(super) fn adopt(
+        &mut self,
+        machine: &MachineName,
+        machinetype: &MachinetypeName,
+        listed: &CloudMachine,
+        now: Timestamp,
+    ) -> Result<(), StateError> {
+        // One that could not be read when the daemon started is no stranger.
+        let filed = self.store.load_machine(machine)?;
+        if let Some(files) = filed.filter(|files| files.space == self.config.name) {
+            self.memory.take_up(files);
+            info!(%machine, id = %listed.id, "its directory can be read again");
+            return Ok(());
+        }
+        let configured = self.config.machinetypes.get(machinetype);
+        let created = listed.created.unwrap_or(now).min(now);
+        let size = mjf::Size {
+            processors: listed
+                .processors
+                .or(configured.map(|configured| configured.min_processors))
+                .unwrap_or(Processors::ONE),
+            memory_mb: None,
+            disk_gb: None,
+        };
+        let names = (machine, machinetype);
+        let files = self.store.create_machine(&NewMachine {
+            id: Some(listed.id.clone()),
+            ..directory::contents(self.config, self.factory, names, size, created)
+        })?;
+        self.memory.machines.insert(machine.clone(), files);
+        self.events.push(Event::Found {
+            machine: machine.clone(),
+            id: listed.id.clone(),
+        });
+        warn!(
+            %machine, id = %listed.id,
+            "found a machine of ours without a directory; made one"
+        );
+        Ok(())
+    }
+
+    /// The answer to its creation was lost; now its identifier is known.
+    pub(super) fn identify(
+        &mut self,
+        machine: &MachineName,
+        id: &CloudId,
+    ) -> Result<(), StateError> {
+        self.store.set_id(machine, id)?;
+        self.files(machine, |files| files.id = Some(id.clone()));
+        self.events.push(Event::Found {
+            machine: machine.clone(),
+            id: id.clone(),
+        });
+        info!(%machine, %id, "found on the cloud");
+        Ok(())
+    }
+
+    /// It runs since `at`.
+    pub(super) fn start(
+        &mut self,
+        machine: &MachineName,
+        at: Timestamp,
+        zone: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), StateError> {
+        if let Some(zone) = zone {
+            self.store.set_zone(machine, zone)?;
+        }
+        self.store.set_time(machine, TimeFile::Started, at)?;
+        self.files(machine, |files| {
+            files.started = Some(at);
+            files.zone = zone.map(str::to_owned).or(files.zone.take());
+        });
+        if let Some(files) = self.memory.machines.get(machine) {
+            let machinetype = files.machinetype.clone();
+            self.memory.note_start(&machinetype, now);
+            self.events.push(Event::Running {
+                machine: machine.clone(),
+                machinetype,
+                since: at,
+            });
+        }
+        self.totals.started += 1;
+        info!(%machine, "running since {}", at.to_rfc3339());
+        Ok(())
+    }
+
+    /// The cloud does not list it any more.
+    pub(super) fn miss(
+        &mut self,
+        machine: &MachineName,
+        last_running: Timestamp,
+    ) -> Result<(), StateError> {
+        self.store
+            .set_time(machine, TimeFile::Updated, last_running)?;
+        self.files(machine, |files| files.updated = Some(last_running));
+        let files = self.memory.machines.get(machine);
+        if files.is_some_and(|files| files.deleted.is_some()) {
+            debug!(%machine, "not listed by the cloud any more");
+        } else {
+            info!(%machine, "not listed by the cloud; waiting for the next scan");
+        }
+        Ok(())
+    }
+
+    /// The cloud lists it again.
+    pub(super) fn returned(&mut self, machine: &MachineName) -> Result<(), StateError> {
+        self.store.remove_time(machine, TimeFile::Updated)?;
+        self.files(machine, |files| files.updated = None);
+        info!(%machine, "listed by the cloud again");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::decide::{Bookkeeping, testing};
+    use crate::model::{MachineName, MachineState, Timestamp};
+    use crate::record::testing::{NAMES, World};
+
+    #[test]
+    fn a_directory_that_could_not_be_read_at_first_is_taken_up_when_it_can() {
+        let mut world = World::new();
+        let machine = MachineName::new(NAMES[0]).unwrap();
+        world.memory.forget(&machine);
+        let adopt = Bookkeeping::Adopt {
+            machinetype: machine.machinetype().unwrap(),
+            listed: Box::new(testing::listed(NAMES[0], MachineState::Running)),
+            machine: machine.clone(),
+        };
+        let now = Timestamp::from_unix(5000);
+        assert!(world.recorder().bookkeeping(&[adopt], now).is_empty());
+        let started = world.memory.machines[&machine].started;
+        assert_eq!(started, Some(Timestamp::from_unix(1000)));
+    }
+}
