@@ -212,7 +212,7 @@ fn its_identifier_is_taken_from_where_it_is() {
 
 #[test]
 fn features_are_completed() {
-    let start = "jobfeatures/jobstart_secs";
+    const START: &str = "jobfeatures/jobstart_secs";
     let cases: &[(Files, Files)] = &[
         (
             &[("jobfeatures/wall_limit_secs", "")],
@@ -226,9 +226,9 @@ fn features_are_completed() {
             &[("jobfeatures/shutdowntime_job", "None")],
             &[("jobfeatures/shutdowntime_job", "1700076400")],
         ),
-        (&[(start, "")], &[(start, "1699990010")]),
-        (&[(start, "None")], &[(start, "1699990010")]),
-        (&[(start, ""), ("started", "")], &[(start, "1699990000")]),
+        (&[(START, "")], &[(START, "1699990010")]),
+        (&[(START, "None")], &[(START, "1699990010")]),
+        (&[(START, ""), ("started", "")], &[(START, "1699990000")]),
         (
             &[("jobfeatures/job_id", "")],
             &[("jobfeatures/job_id", "id-1")],

@@ -22,8 +22,8 @@ const TOLD: &str =
 fn events(factory: &Factory, kind: &str, since: u64) -> Vec<Value> {
     let since = since.to_string();
     let events = factory.run(&["events", "--json", "--since", &since]).out;
-    let events = events.lines().map(|line| serde_json::from_str(line));
-    let events = events.map(|event: Result<Value, _>| event.unwrap());
+    let events = events.lines().map(serde_json::from_str::<Value>);
+    let events = events.map(Result::unwrap);
     let events = events.filter(|event| event["space"] == SPACE && event["event"] == kind);
     events.collect()
 }
