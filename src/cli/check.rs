@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::cloud::Outside;
 use crate::cloud::http::shown;
 use crate::config::{Config, Context, Pipes, Problem, Sources, load_with};
+use crate::migrate::waiting;
 use crate::pipes;
 use crate::state::Layout;
 
@@ -120,6 +121,9 @@ pub fn run_with(
             CheckFormat::Ini | CheckFormat::Json => writeln!(err, "{line}")?,
         }
     }
+    for line in waiting(context) {
+        writeln!(err, "{line}")?;
+    }
     let verdict = verdict(loaded.config.as_ref(), &loaded.problems);
     match format {
         CheckFormat::Problems if loaded.config.is_some() => writeln!(out, "{verdict}")?,
@@ -135,6 +139,23 @@ pub fn run_with(
     }
     out.flush()?;
     Ok(loaded.config.is_some())
+}
+
+/// A line for each space of the state directory in which nothing is done before a migration.
+fn waiting(context: &Context) -> Vec<String> {
+    let layout = Layout::new(&context.state_dir);
+    match waiting::everywhere(&layout, &context.hostname) {
+        Ok(spaces) => {
+            let spaces = spaces.iter();
+            let lines = spaces.map(|(space, waiting)| {
+                format!("vcycled: space {space}: nothing will be created or destroyed: {waiting}")
+            });
+            lines.collect()
+        }
+        Err(problem) => vec![format!(
+            "vcycled: {problem}; whether machines of an older version wait there is not known"
+        )],
+    }
 }
 
 /// `vcycled: configuration is in order: 2 spaces, 3 machinetypes, 1 warning`

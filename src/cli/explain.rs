@@ -160,6 +160,9 @@ fn conditions(told: &Told, space: &SpaceStatus) -> Vec<Condition> {
         }
         (None, None, _) => Condition::new("cycle", true, "the first one has not ended yet"),
     });
+    if let Some(waiting) = &space.waiting {
+        all.insert(0, Condition::new("migration", true, waiting.to_string()));
+    }
     let disk = if space.disk_full {
         "full: nothing is created until there is room"
     } else {

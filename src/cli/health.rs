@@ -219,6 +219,10 @@ fn of_space(
             Finding::warning(text)
         });
     }
+    if let Some(waiting) = &space.waiting {
+        let text = format!("space {name}: nobody looks after its machines: {waiting}");
+        findings.push(Finding::critical(text));
+    }
     if space.disk_full {
         let text = format!("space {name}: the disk of the state directory is full");
         findings.push(Finding::critical(text));

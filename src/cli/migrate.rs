@@ -1,6 +1,6 @@
 //! `vcycled migrate`: says what there is of GridPP's Vcycle, and takes it over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
@@ -8,13 +8,15 @@ use super::args::MigrateOptions;
 use super::exit::{Exit, Failure};
 use super::human::{Cell, Paint, Style, table};
 use super::status::write;
+use super::told;
 use crate::config::{self, Loaded, options};
 use crate::daemon::Settings;
+use crate::daemon::admin::Told;
 use crate::migrate::plan::{Accounting, Change, Plan};
 use crate::migrate::running::{self, PID_FILE};
 use crate::migrate::tree::{self, Kind, Old, Tree};
 use crate::migrate::{self, Around, Records, Survey, apply};
-use crate::model::Timestamp;
+use crate::model::{SpaceName, Timestamp};
 use crate::pipes;
 use crate::state::layout::DEFAULT_ROOT;
 use crate::state::{Layout, StateError, Store};
@@ -44,8 +46,8 @@ pub fn run(settings: &Settings, options: &MigrateOptions) -> Result<(), Failure>
         })?;
     }
     // Held until the end, so that nobody starts a daemon meanwhile.
-    let store = match options.apply {
-        true => Some(Store::open_to_migrate(layout.clone()).map_err(io)?),
+    let opened = match options.apply {
+        true => Some(open(settings, &layout)?),
         false => None,
     };
     let mut progress = Progress::new("read");
@@ -70,7 +72,10 @@ pub fn run(settings: &Settings, options: &MigrateOptions) -> Result<(), Failure>
         let line = format!("the old vcycled runs as process {pid}: stop it before --apply");
         text += &painted(style, Paint::Warning, &line);
     }
-    text += &about_configuration(&loaded, style);
+    if let Some(line) = someone_elses(&layout, &tree) {
+        text += &painted(style, Paint::Warning, &line);
+    }
+    text += &about_configuration(&loaded, tree.version.as_deref(), style);
     if let Some(survey) = &survey {
         text += &about_machines(survey, style);
     }
@@ -82,13 +87,86 @@ pub fn run(settings: &Settings, options: &MigrateOptions) -> Result<(), Failure>
             "the configuration has errors, and it says who may write for a machine; nothing is taken over before vcycled check is content",
         ));
     };
-    match store {
-        Some(store) => carry_out(&store, &tree, &survey, now),
+    match opened {
+        Some((store, beside)) => {
+            if let Some(line) = someone_elses(&layout, &tree) {
+                let message = format!("{line}. Nothing has been changed");
+                return Err(Failure::new(Exit::Io, message));
+            }
+            if let Some(daemon) = beside {
+                check_that_it_waits(&daemon, &store, &tree, &survey)?;
+            }
+            carry_out(&store, &tree, &survey, now)
+        }
         None if tree.is_old() || layout.migration_begun().exists() => {
             write("nothing has been changed; --apply takes it over\n")
         }
         None => Ok(()),
     }
+}
+
+/// Opens the state directory, beside a daemon of ours if one runs; then it is told what that shows.
+fn open(settings: &Settings, layout: &Layout) -> Result<(Store, Option<Told>), Failure> {
+    let io = |error: StateError| Failure::new(Exit::Io, error.to_string());
+    let refused = match Store::open_to_migrate(layout.clone()) {
+        Ok(store) => return Ok((store, None)),
+        Err(refused @ StateError::Locked { .. }) => refused,
+        Err(other) => return Err(io(other)),
+    };
+    // First the lock, then the question: what it waits for can only be done by another migration.
+    let store = Store::open_beside(layout.clone()).map_err(io)?;
+    let told = told::everything(settings)?.told;
+    match told.status.daemon {
+        Some(_) => Ok((store, Some(told))),
+        None => Err(io(refused)),
+    }
+}
+
+/// A daemon that runs does nothing in a space before its old machines have been taken over, and goes
+/// on by itself when they have been. In all other spaces it may be at work at this moment.
+fn check_that_it_waits(
+    daemon: &Told,
+    store: &Store,
+    tree: &Tree,
+    survey: &Survey,
+) -> Result<(), Failure> {
+    let io = |error: StateError| Failure::new(Exit::Io, error.to_string());
+    let status = &daemon.status;
+    let mut spaces: BTreeSet<_> = survey
+        .machines
+        .iter()
+        .map(|(_, plan)| &plan.space)
+        .collect();
+    for (space, machinetype, at) in &tree.aborts {
+        if apply::is_news(store, space, machinetype, *at).map_err(io)? {
+            spaces.insert(space);
+        }
+    }
+    let waits = |space: &SpaceName| match status.spaces.get(space) {
+        Some(shown) => shown.waiting.is_some(),
+        None => !status.config.spaces.contains(space),
+    };
+    match spaces.into_iter().find(|space| !waits(space)) {
+        None => Ok(()),
+        Some(space) => Err(Failure::new(
+            Exit::Io,
+            format!(
+                "the daemon that runs is at work in the space {space}, or has not yet found that machines wait \
+                 there: try again after its next cycle, or stop it first. Nothing has been changed"
+            ),
+        )),
+    }
+}
+
+/// What has to be done before, where files do not belong to the user who owns the state directory.
+fn someone_elses(layout: &Layout, tree: &Tree) -> Option<String> {
+    let (path, owner) = tree.someone_elses.as_ref()?;
+    let (root, us) = (layout.root().display(), rustix::process::geteuid().as_raw());
+    Some(format!(
+        "{} belongs to the user with the number {owner}, and the daemon will run as {us}: \
+         when the old daemon has been stopped, first chown -R {us} {root}",
+        path.display()
+    ))
 }
 
 fn old_daemon(settings: &Settings, options: &MigrateOptions) -> Option<u32> {
@@ -147,6 +225,14 @@ fn about_tree(layout: &Layout, tree: &Tree, style: Style) -> String {
     let mut text = heading(style, &format!("state directory {root}"));
     if let Some(version) = &tree.version {
         text += &format!("  VERSION says {version}\n");
+        if ["0.3.", "0.4.", "0.5.", "0.6.", "0.7."]
+            .iter()
+            .any(|old| version.starts_with(old))
+        {
+            let line = "  its VMs were told URLs without /machines, which are not served: they cannot \
+                        write heartbeats, so wait until they have ended";
+            text += &painted(style, Paint::Warning, line);
+        }
     }
     let count = |kind| tree.machines.iter().filter(|old| old.kind == kind).count();
     for (kind, name, how) in [
@@ -178,14 +264,14 @@ fn about_tree(layout: &Layout, tree: &Tree, style: Style) -> String {
     text
 }
 
-fn about_configuration(loaded: &Loaded, style: Style) -> String {
+fn about_configuration(loaded: &Loaded, version: Option<&str>, style: Style) -> String {
     let mut text = heading(style, "configuration");
     for problem in &loaded.problems {
         for line in format!("{problem:#}").lines() {
             text += &format!("  {line}\n");
         }
     }
-    for line in renamed(loaded) {
+    for line in remarks(loaded, version) {
         text += &format!("  {line}\n");
     }
     text += match &loaded.config {
@@ -195,9 +281,9 @@ fn about_configuration(loaded: &Loaded, style: Style) -> String {
     text
 }
 
-/// The options that have another name now, with what it is; without those that are deprecated, which
-/// the problems say.
-fn renamed(loaded: &Loaded) -> Vec<String> {
+/// The options that have another name now, with what it is, without those that are deprecated, which
+/// the problems say; and those that meant nothing to the old daemon, or mean nothing to ours.
+fn remarks(loaded: &Loaded, version: Option<&str>) -> Vec<String> {
     let json = loaded.raw.to_json();
     let mut lines = Vec::new();
     for (section, values) in json.as_object().into_iter().flatten() {
@@ -205,20 +291,19 @@ fn renamed(loaded: &Loaded) -> Vec<String> {
             continue;
         };
         for (name, value) in values.as_object().into_iter().flatten() {
-            let Some(spec) = options::find(kind, None, name) else {
-                continue;
-            };
-            if !spec.aliases.contains(&name.as_str()) {
+            let spec = options::find(kind, None, name);
+            let new_name = spec.filter(|spec| spec.aliases.contains(&name.as_str()));
+            let new_name = new_name.map(|spec| format!("is read as {}", spec.name));
+            let remark = migrate::options::remark(version, kind, name);
+            let all: Vec<String> = new_name.into_iter().chain(remark).collect();
+            if all.is_empty() {
                 continue;
             }
             let place = match (value["file"].as_str(), value["line"].as_u64()) {
                 (Some(file), Some(line)) => format!("{file}:{line}: "),
                 _ => String::new(),
             };
-            lines.push(format!(
-                "{place}[{section}] {name} is read as {}",
-                spec.name
-            ));
+            lines.push(format!("{place}[{section}] {name} {}", all.join("; ")));
         }
     }
     lines

@@ -17,6 +17,7 @@ use crate::daemon::{Settings, find_leftovers, last_answers, listed, observe_once
 use crate::decide::leaks::{self, LeakCount, Sightings};
 use crate::decide::{self, Bookkeeping, Plan};
 use crate::images;
+use crate::migrate::waiting;
 use crate::model::{LeftoverKind, SpaceName, SpaceSnapshot, Timestamp};
 use crate::observe::{Memory, Situation};
 use crate::pipes;
@@ -197,6 +198,12 @@ async fn look_at(
     space.ordered_shutdown = store
         .ordered_shutdown(&space.name)
         .map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
+    let io = |error: crate::state::StateError| Failure::new(Exit::Io, error.to_string());
+    let waiting = waiting::everywhere(store.layout(), &settings.factory).map_err(io)?;
+    if let Some(waiting) = waiting.get(&space.name) {
+        let text = format!("nothing is created or destroyed: {waiting}");
+        return Err(Failure::new(Exit::Unavailable, text));
+    }
     let memory = remember(&store, &space)?;
     let unavailable = |error: cloud::CloudError| Failure::new(Exit::Unavailable, error.to_string());
     let outside = Outside::real(&config.server.ca_path, settings.clock.clone());

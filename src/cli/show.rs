@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::human::{Cell, Paint, Style, ago, length, moment, printable, table};
 use super::told::Known;
 use crate::config::SpaceConfig;
-use crate::daemon::{MachineStatus, Phase, SpaceStatus};
+use crate::daemon::{MachineStatus, Phase, SpaceStatus, Trouble};
 use crate::decide::{Blocked, Concern, Rule};
 use crate::model::{MachinetypeName, Processors, SpaceName, Timestamp};
 
@@ -204,7 +204,13 @@ fn health(scene: &Scene<'_>, space: &SpaceStatus) -> String {
 fn troubles(space: &SpaceStatus, now: Timestamp) -> Vec<(Paint, String)> {
     let mut lines = Vec::new();
     let mut bad = |paint: Paint, line: String| lines.push((paint, line));
-    if let Some(trouble) = &space.trouble {
+    if let Some(waiting) = &space.waiting {
+        let line = format!("nothing is created or destroyed: {waiting}");
+        bad(Paint::Bad, line);
+    }
+    // That it waits is no trouble of the cloud.
+    let is_told = |trouble: &&Trouble| trouble.over.is_none() && space.waiting.is_some();
+    if let Some(trouble) = space.trouble.as_ref().filter(|one| !is_told(one)) {
         match trouble.over {
             None => bad(
                 Paint::Bad,

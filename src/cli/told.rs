@@ -10,6 +10,7 @@ use crate::daemon::admin::Told;
 use crate::daemon::{
     ConfigStatus, MachineStatus, Messages, Phase, Settings, SpaceStatus, Status, machine_statuses,
 };
+use crate::migrate::waiting;
 use crate::model::{MachineFiles, SpaceName, Timestamp};
 use crate::pipes;
 use crate::state::{Layout, Store};
@@ -58,6 +59,7 @@ fn from_files(settings: &Settings) -> Result<Known, Failure> {
     for unread in &loaded.unread {
         eprintln!("vcycled: {unread}");
     }
+    let mut waiting = waiting::everywhere(store.layout(), &settings.factory).map_err(io)?;
     let pipes = pipes::read_known(store.layout());
     let read = config::load_with(&settings.sources, &settings.config_context(), &pipes);
     let now = settings.clock.now();
@@ -72,6 +74,7 @@ fn from_files(settings: &Settings) -> Result<Known, Failure> {
             .and_then(|config| config.spaces.get(&name));
         let space = SpaceStatus {
             last_scan: store.last_scan(&name).map_err(io)?,
+            waiting: waiting.remove(&name),
             machines: Arc::new(on_disk(&store, &machines, config)),
             ..SpaceStatus::default()
         };

@@ -16,6 +16,7 @@ use super::admin::AdminSocket;
 use super::certificate;
 use super::https::HttpsServer;
 use super::joboutputs::Janitor;
+use super::space_task::Ended;
 use super::unread::UnreadDirectories;
 use super::web::{AdminEndpoint, Questions};
 use super::{Board, Common, Control, DaemonError, DaemonStatus, Settings, Tick};
@@ -25,10 +26,10 @@ use crate::config::Config;
 use crate::events::{Entry, Event, EventLog, Writing};
 use crate::images;
 use crate::metrics::Metrics;
-use crate::migrate;
-use crate::model::{MachineFiles, SpaceName, Timestamp};
+use crate::migrate::waiting::{self, OldMachines};
+use crate::model::{FactoryName, MachineFiles, MachineName, SpaceName, Timestamp};
 use crate::pipes;
-use crate::state::{Layout, StateError, Store};
+use crate::state::{Layout, Loaded, StateError, Store};
 use crate::telemetry::{Repeats, levels};
 use spaces::Running;
 
@@ -86,24 +87,44 @@ fn open_socket(settings: &Settings, common: &Common) -> Option<AdminSocket> {
     }
 }
 
+/// The machine directories as they are now.
+struct Directories {
+    loaded: Loaded,
+    /// Those that wait to be taken over from an older version.
+    old: OldMachines,
+}
+
+/// Reads all machine directories. Those that an older version made and that lack what we need are
+/// not told of as unread: they wait to be taken over.
+fn read_directories(store: &Store, factory: &FactoryName) -> Result<Directories, StateError> {
+    let mut loaded = store.load_machines()?;
+    let without_manager = loaded.machines.iter();
+    let without_manager = without_manager.filter(|files| files.manager.is_none());
+    let suspects = without_manager.map(|files| files.name.clone());
+    let suspects = suspects.chain(loaded.unread.iter().map(|unread| unread.machine.clone()));
+    let old = waiting::of_tree(store.layout(), factory, suspects)?;
+    let is_old = |name: &MachineName| old.values().any(|names| names.contains(name));
+    loaded.unread.retain(|unread| !is_old(&unread.machine));
+    Ok(Directories { loaded, old })
+}
+
 /// All machine directories, by space. Those of spaces that are not configured are kept too: the
 /// space may come back.
 fn load_machines(
     store: &Store,
     config: &Config,
+    factory: &FactoryName,
     unread: &mut UnreadDirectories,
-) -> Result<BTreeMap<SpaceName, Vec<MachineFiles>>, StateError> {
-    let loaded = store.load_machines()?;
+) -> Result<(BTreeMap<SpaceName, Vec<MachineFiles>>, OldMachines), StateError> {
+    let Directories { loaded, old } = read_directories(store, factory)?;
     unread.note(loaded.unread);
-    let without_manager = loaded
-        .machines
-        .iter()
-        .filter(|files| files.manager.is_none());
-    let older = without_manager.count();
-    if older > 0 || migrate::has_shared_machines(store.layout()) {
-        warn!(
-            "here are machines of an older version of Vcycle ({older} of them in machines/), which may not be able to write their heartbeats: stop this daemon and see vcycled migrate"
-        );
+    for space in old.keys() {
+        if !config.spaces.contains_key(space) {
+            warn!(
+                %space,
+                "machines of GridPP's Vcycle wait to be taken over, see vcycled migrate; their space is not configured"
+            );
+        }
     }
     let mut machines: BTreeMap<SpaceName, Vec<MachineFiles>> = BTreeMap::new();
     for files in loaded.machines {
@@ -118,7 +139,7 @@ fn load_machines(
             );
         }
     }
-    Ok(machines)
+    Ok((machines, old))
 }
 
 /// Reads the configuration at every tick and keeps a task for each space.
@@ -136,11 +157,14 @@ pub(super) struct Driver {
     pipes: pipes::Keeper,
     /// Directories of spaces that have no task now.
     machines: BTreeMap<SpaceName, Vec<MachineFiles>>,
+    /// Machines of an older version in spaces that have no task now.
+    old: OldMachines,
     unread: UnreadDirectories,
     janitor: Janitor,
-    tasks: JoinSet<(SpaceName, Vec<MachineFiles>)>,
+    tasks: JoinSet<Ended>,
     running: BTreeMap<SpaceName, Running>,
-    /// Spaces whose task has panicked: what was known of them is read from the files again.
+    /// Spaces whose task has panicked, or has found its directories changed: what was known of them
+    /// is read from the files again.
     lost: BTreeSet<SpaceName>,
     repeats: Repeats,
 }
@@ -161,7 +185,7 @@ impl Driver {
         let config = reload::begin(&settings, &known, &mut repeats).await?;
         let store = Arc::new(Store::open(layout)?);
         let mut unread = UnreadDirectories::default();
-        let machines = load_machines(&store, &config, &mut unread)?;
+        let (machines, old) = load_machines(&store, &config, &settings.factory, &mut unread)?;
         let metrics = Metrics::default();
         let server = HttpsServer::start(&config.server, &store, &settings.clock, &metrics).await?;
         let config = Arc::new(config);
@@ -191,6 +215,7 @@ impl Driver {
             questions,
             writing,
             machines,
+            old,
             unread,
             janitor: Janitor::default(),
             tasks: JoinSet::new(),

@@ -40,7 +40,9 @@ impl Hearing {
     pub(super) fn apply(self, snapshot: &mut SpaceSnapshot) {
         match self {
             Self::Elsewhere => {}
-            Self::Since(since) => snapshot.listening_since = Some(since),
+            Self::Since(since) => {
+                snapshot.listening_since = snapshot.listening_since.max(Some(since));
+            }
             Self::Deaf => {
                 for machine in &mut snapshot.machines {
                     machine.heartbeat = Heartbeat::Unknown;

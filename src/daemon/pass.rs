@@ -20,6 +20,7 @@ use crate::config::SpaceConfig;
 use crate::decide::{self, Blocked, Bookkeeping, Concern, Finish, Heartbeats, Plan, Report};
 use crate::events::Event;
 use crate::images;
+use crate::migrate::waiting::Waiting;
 use crate::model::{FactoryName, MachineName, MachinetypeName, SpaceSnapshot, Timestamp};
 use crate::observe::{self, Memory};
 use crate::record::{self, HeartbeatLists, Recorder, Totals};
@@ -37,6 +38,9 @@ pub enum PassError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Machines of an older version that have not been taken over.
+    #[error("{0}")]
+    Waiting(Waiting),
     /// The daemon is stopping, and looking changes nothing that would have to come to an end.
     #[error("the daemon is stopping")]
     Stopping,
@@ -52,6 +56,9 @@ impl PassError {
                 Some((before, _why)) => format!("{before}{UNUSABLE}"),
                 None => error.message.clone(),
             },
+            // Their number goes down while they are taken over.
+            Self::Waiting(waiting) if waiting.begun => "a migration has not ended".to_owned(),
+            Self::Waiting(_) => "machines wait to be taken over".to_owned(),
             Self::State(_) | Self::Stopping => self.to_string(),
         }
     }

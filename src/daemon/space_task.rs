@@ -1,6 +1,6 @@
 //! The task of one space: a pass at every tick, from the connection to the record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -19,7 +19,8 @@ use crate::cloud::{self, Cloud, CloudError, Outside};
 use crate::config::{Api, SpaceConfig};
 use crate::decide::Reason;
 use crate::events::{Entry, Event};
-use crate::model::{MachineFiles, Processors, SpaceName};
+use crate::migrate::waiting;
+use crate::model::{MachineFiles, MachineName, Processors, SpaceName};
 use crate::observe::Memory;
 use crate::record;
 use crate::rng::Seed;
@@ -28,25 +29,45 @@ use crate::telemetry::{Lasted, Telling};
 /// What [`Repeats`] calls what ends passes.
 const CLOUD: &str = "the cloud";
 const DISK: &str = "the state directory";
+const OLD: &str = "machines of an older version";
 
 /// How a space's task hears from the driver.
 pub(super) struct Told {
     pub ticks: watch::Receiver<Tick>,
     /// Directories of the space that could not be read and now can.
     pub found: mpsc::UnboundedReceiver<MachineFiles>,
+    /// Machines in `machines` that wait to be taken over from an older version; `None` where none
+    /// were known to wait anywhere.
+    pub old: Option<BTreeSet<MachineName>>,
 }
 
-/// Runs the passes of one space until the daemon stops or the space leaves the configuration.
-/// Gives its directories back.
+/// What a task gives back when it ends.
+pub(super) struct Ended {
+    pub space: SpaceName,
+    pub why: WhyEnded,
+}
+
+/// Why the task of a space has ended.
+pub(super) enum WhyEnded {
+    /// The daemon stops, or the space has left the configuration. These are its directories, and
+    /// what of them waits to be taken over.
+    Left(Vec<MachineFiles>, Option<BTreeSet<MachineName>>),
+    /// Machines of an older version have been taken over: its directories are others now.
+    TakenOver,
+}
+
+/// Runs the passes of one space until the daemon stops, the space leaves the configuration, or its
+/// directories have to be read anew.
 pub(super) async fn run(
     common: Common,
     space: SpaceName,
     told: Told,
     files: Vec<MachineFiles>,
-) -> (SpaceName, Vec<MachineFiles>) {
+) -> Ended {
     let Told {
         mut ticks,
         mut found,
+        old,
     } = told;
     let mut task = SpaceTask {
         known: Known {
@@ -55,6 +76,7 @@ pub(super) async fn run(
         },
         common,
         space,
+        old,
         connection: None,
         status: SpaceStatus::default(),
     };
@@ -69,7 +91,13 @@ pub(super) async fn run(
         };
         let seed = task.common.seeds.draw();
         let span = tracing::info_span!("pass", space = %task.space);
-        task.one_pass(&tick, config, seed).instrument(span).await;
+        let passed = task.one_pass(&tick, config, seed).instrument(span).await;
+        if passed == Passed::TakenOver {
+            return Ended {
+                space: task.space,
+                why: WhyEnded::TakenOver,
+            };
+        }
         tokio::select! {
             biased;
             () = task.common.stop.cancelled() => break,
@@ -79,16 +107,28 @@ pub(super) async fn run(
     // What is sent from now on fails, and so is known not to have come.
     found.close();
     task.take_up(&mut found);
-    (
-        task.space,
-        task.known.memory.machines.into_values().collect(),
-    )
+    let files = task.known.memory.machines.into_values().collect();
+    Ended {
+        space: task.space,
+        why: WhyEnded::Left(files, task.old),
+    }
+}
+
+/// What comes after a pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Passed {
+    /// The next one.
+    GoOn,
+    /// The directories have to be read anew.
+    TakenOver,
 }
 
 struct SpaceTask {
     common: Common,
     space: SpaceName,
     known: Known,
+    /// As it was told; noted when machines in the tree of 03 appear.
+    old: Option<BTreeSet<MachineName>>,
     connection: Option<Connection>,
     status: SpaceStatus,
 }
@@ -115,7 +155,7 @@ impl SpaceTask {
         }
     }
 
-    async fn one_pass(&mut self, tick: &Tick, config: SpaceConfig, seed: Seed) {
+    async fn one_pass(&mut self, tick: &Tick, config: SpaceConfig, seed: Seed) -> Passed {
         let clock = self.common.clock.clone();
         let metrics = self.common.metrics.clone();
         // Those that have left the configuration are told of while they have machines.
@@ -129,7 +169,18 @@ impl SpaceTask {
         self.status.began = clock.now();
         let result = self.try_pass(tick, config.clone(), seed).await;
         match result {
-            Ok(done) => {
+            Ok(None) => {
+                let count = self.known.repeats.is_over(OLD);
+                if let Some(failed) = count {
+                    self.tell(Event::CycleRecovered { failed });
+                }
+                let count = count.unwrap_or_default();
+                info!(
+                    "the machines of GridPP's Vcycle have been taken over, after {count} cycle(s): the next cycle looks after them"
+                );
+                return Passed::TakenOver;
+            }
+            Ok(Some(done)) => {
                 self.status.succeeded(clock.now());
                 self.status.last_scan = self.known.memory.previous_scan;
                 self.status.decided = Some(done.decided);
@@ -138,8 +189,12 @@ impl SpaceTask {
                 self.tell_recovered(CLOUD, "the cloud can be reached again");
                 self.tell_recovered(DISK, "the state directory can be used again");
             }
-            Err(PassError::Stopping) => return,
+            Err(PassError::Stopping) => return Passed::GoOn,
             Err(problem) => {
+                self.status.waiting = match &problem {
+                    PassError::Waiting(waiting) => Some(waiting.clone()),
+                    PassError::State(_) | PassError::Cloud(_) | PassError::Stopping => None,
+                };
                 let text = self.tell_failed(&problem);
                 self.status.failed(text, clock.now());
             }
@@ -154,6 +209,7 @@ impl SpaceTask {
         self.status.leaks = self.known.leaks.status.clone();
         self.status.images = self.known.images.states(&config);
         self.common.board.put(&self.space, self.status.clone());
+        Passed::GoOn
     }
 
     /// Says why a cycle came to nothing, as often as it is of use; returns it.
@@ -161,6 +217,7 @@ impl SpaceTask {
         let text = problem.to_string();
         let subject = match problem {
             PassError::State(_) => DISK,
+            PassError::Waiting(_) => OLD,
             PassError::Cloud(_) | PassError::Stopping => CLOUD,
         };
         let now = self.common.clock.now();
@@ -191,12 +248,32 @@ impl SpaceTask {
         }
     }
 
+    /// Finds out whether machines of an older version wait. Says whether all that did have been
+    /// taken over.
+    async fn is_taken_over(&mut self) -> Result<bool, PassError> {
+        let (store, factory) = (Arc::clone(&self.common.store), self.common.factory.clone());
+        let (space, old) = (self.space.clone(), self.old.clone());
+        let looking =
+            blocking::run(move || waiting::look(store.layout(), &factory, &space, old.as_ref()));
+        match looking.await? {
+            Some(waiting) => {
+                self.old.get_or_insert_default();
+                Err(PassError::Waiting(waiting))
+            }
+            None => Ok(self.old.is_some()),
+        }
+    }
+
+    /// `None` when the directories have to be read anew.
     async fn try_pass(
         &mut self,
         tick: &Tick,
         mut config: SpaceConfig,
         seed: Seed,
-    ) -> Result<Done, PassError> {
+    ) -> Result<Option<Done>, PassError> {
+        if self.is_taken_over().await? {
+            return Ok(None);
+        }
         // One that is there and cannot be read may ask for the end of everything, or have been
         // meant to: until it can be read nothing is created or destroyed.
         config.ordered_shutdown = self.common.store.ordered_shutdown(&config.name)?;
@@ -212,7 +289,7 @@ impl SpaceTask {
             cloud,
             known: &mut self.known,
         };
-        pass.run(seed).await
+        pass.run(seed).await.map(Some)
     }
 
     fn tell(&self, event: Event) {

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::machines::MachineStatus;
 use crate::decide::Report;
+use crate::migrate::waiting::Waiting;
 use crate::model::{FactoryName, ImageState, MachinetypeName, Seconds, SpaceName, Timestamp};
 use crate::record::{LeakStatus, Totals};
 
@@ -82,6 +83,9 @@ pub struct SpaceStatus {
     pub last_scan: Option<Timestamp>,
     /// What ended the latest pass early, if anything did.
     pub error: Option<String>,
+    /// Machines of an older version, because of which nothing is done in the space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
     /// The latest trouble that ended passes early, also when it is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
@@ -148,6 +152,7 @@ impl SpaceStatus {
     /// A pass at `now` came through.
     pub(super) fn succeeded(&mut self, now: Timestamp) {
         self.error = None;
+        self.waiting = None;
         if let Some(trouble) = &mut self.trouble {
             trouble.over.get_or_insert(now);
         }

@@ -1,5 +1,6 @@
 //! Carries a survey out. Each step may be the last before a crash, and all may be repeated.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -7,9 +8,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::plan::{Change, Plan};
-use super::tree::{Kind, Old, Tree};
+use super::tree::{Kind, Old, Tree, directories, name_of};
 use super::{Survey, plan};
-use crate::model::Timestamp;
+use crate::model::{MachinetypeName, SpaceName, Timestamp};
 use crate::state::{Layout, StateError, Store, disk, failed};
 
 /// What has been done.
@@ -39,8 +40,7 @@ pub fn apply(
     check_file_systems(layout, survey)?;
     let goes_on = begin(layout, now)?;
     for (space, machinetype, at) in &tree.aborts {
-        let known = store.last_abort_time(space, machinetype)?;
-        if known.is_none_or(|known| known < *at) {
+        if is_news(store, space, machinetype, *at)? {
             store.set_last_abort_time(space, machinetype, *at)?;
             done.aborts += 1;
         }
@@ -55,14 +55,24 @@ pub fn apply(
         // What has been written since then is no sign of the old daemon.
         let is_newer = |known| !goes_on && known < *at;
         if store.last_scan(space)?.is_none_or(is_newer) {
-            store.set_last_scan(space, *at)?;
+            set_time_of(layout, &layout.last_scan(space), *at)?;
         }
+    }
+    let spaces = spaces_of(store, survey, goes_on)?;
+    for space in &spaces {
+        let dir = layout.space(space);
+        layout
+            .disk()
+            .create_dir_all(&dir)
+            .map_err(failed("create", &dir))?;
+        set_time_of(layout, &layout.taken_over(space), now)?;
     }
     for (old, plan) in &survey.machines {
         take_over(layout, old, plan, now)?;
         done.machines += 1;
         progress(done.machines);
     }
+    note_left(layout, survey)?;
     let root = layout.root();
     layout.disk().sync_all(root).map_err(failed("sync", root))?;
     let marker = layout.migration_begun();
@@ -71,6 +81,41 @@ pub fn apply(
         .remove_file(&marker)
         .map_err(failed("remove", &marker))?;
     Ok(done)
+}
+
+/// Whether a later abort of the machinetype is known now than was before.
+///
+/// # Errors
+/// When what is known cannot be read.
+pub fn is_news(
+    store: &Store,
+    space: &SpaceName,
+    machinetype: &MachinetypeName,
+    at: Timestamp,
+) -> Result<bool, StateError> {
+    let known = store.last_abort_time(space, machinetype)?;
+    Ok(known.is_none_or(|known| known < at))
+}
+
+/// The spaces with machines that are taken over, or were before a crash.
+fn spaces_of(
+    store: &Store,
+    survey: &Survey,
+    goes_on: bool,
+) -> Result<BTreeSet<SpaceName>, StateError> {
+    let plans = survey.machines.iter().map(|(_, plan)| plan);
+    let mut spaces: BTreeSet<_> = plans.map(|plan| plan.space.clone()).collect();
+    if goes_on {
+        for dir in directories(&store.layout().spaces())? {
+            let space = name_of(&dir).and_then(|name| SpaceName::new(name).ok());
+            if let Some(space) = space
+                && store.taken_over(&space)?.is_some()
+            {
+                spaces.insert(space);
+            }
+        }
+    }
+    Ok(spaces)
 }
 
 /// Puts the marker there that keeps daemons from starting; says whether it was there.
@@ -111,6 +156,38 @@ fn check_file_systems(layout: &Layout, survey: &Survey) -> Result<(), StateError
         }
     }
     Ok(())
+}
+
+/// Puts an empty file of that time in its place, in one step: one that has been made and does not yet
+/// have its time would be taken for one of now, by who goes on after a crash.
+fn set_time_of(layout: &Layout, path: &Path, time: Timestamp) -> Result<(), StateError> {
+    let disk = layout.disk();
+    let growing = disk::temporary_path(&layout.tmp());
+    let made = disk
+        .create_synced(&growing, b"", disk::PUBLIC)
+        .and_then(|()| disk.touch(&growing, time.to_system_time()))
+        .and_then(|()| disk.sync_file(&growing))
+        .and_then(|()| disk.rename(&growing, path));
+    if made.is_err() {
+        disk.discard(&growing);
+    }
+    made.map_err(failed("set the time of", path))
+}
+
+/// Names what could not be taken over, for which a daemon is not to wait.
+fn note_left(layout: &Layout, survey: &Survey) -> Result<(), StateError> {
+    let (disk, path) = (layout.disk(), layout.left_by_migration());
+    let dirs = survey.left.iter().filter_map(|(old, _)| {
+        let below = old.dir.strip_prefix(layout.root()).ok()?;
+        Some(format!("{}\n", below.display()))
+    });
+    let text: String = dirs.collect();
+    match text.is_empty() {
+        true => disk.remove_file(&path).map_err(failed("remove", &path)),
+        false => disk
+            .write(&layout.tmp(), &path, text.as_bytes(), disk::PUBLIC)
+            .map_err(failed("write", &path)),
+    }
 }
 
 fn take_over(layout: &Layout, old: &Old, plan: &Plan, now: Timestamp) -> Result<(), StateError> {

@@ -3,7 +3,8 @@
 //! Those versions had two trees. Up to 02 a machine's directory was `machines/NAME`, as ours is,
 //! with fewer files; in 03 it was `shared/machines/current/SPACE/NAME`. [`tree`] reads both,
 //! [`plan`] says what has to be written so that our daemon knows a machine, and [`apply`] writes
-//! it. [`running`] finds out whether the old daemon is still at work.
+//! it. [`running`] finds out whether the old daemon is still at work, [`waiting`] what the
+//! daemon has to leave alone until all this is done, and [`options`] what older options come to.
 //!
 //! What holds:
 //!
@@ -19,9 +20,15 @@
 //! 03, and `vcycle.httpd.inc`).
 
 pub mod apply;
+pub mod options;
 pub mod plan;
+#[cfg(test)]
+mod plan_tests;
 pub mod running;
+#[cfg(test)]
+mod tests;
 pub mod tree;
+pub mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,12 +38,7 @@ use crate::config::Config;
 use crate::model::{FactoryName, SpaceName, Timestamp};
 use crate::state::{Layout, StateError};
 use plan::Plan;
-use tree::{Old, Tree};
-
-/// Whether machines wait in the tree of 03 to be taken over. What cannot be looked at counts as none.
-pub fn has_shared_machines(layout: &Layout) -> bool {
-    tree::shared_machines(layout).is_ok_and(|found| !found.is_empty())
-}
+use tree::{Kind, Old, Tree};
 
 /// The records that there are of machines of the tree.
 #[derive(Debug, Default)]
@@ -121,6 +123,8 @@ pub struct Survey {
 pub fn survey(tree: &Tree, around: &Around<'_>, last_cycle: Option<Timestamp>) -> Survey {
     let mut survey = Survey::default();
     let mut names = BTreeSet::new();
+    let flat = tree.machines.iter().filter(|old| old.kind == Kind::Flat);
+    let flat: BTreeSet<_> = flat.map(|old| &old.name).collect();
     for old in &tree.machines {
         let planned = plan::plan(old, around).and_then(|plan| {
             // Two spaces of one tree could have a machine of one name; one directory cannot. And a
@@ -130,6 +134,8 @@ pub fn survey(tree: &Tree, around: &Around<'_>, last_cycle: Option<Timestamp>) -
                     "machines/{} is there already, and of ours",
                     old.name
                 ))
+            } else if old.kind == Kind::Shared && flat.contains(&old.name) {
+                Err(format!("machines/{} is in its way", old.name))
             } else if names.insert(old.name.clone()) {
                 Ok(plan)
             } else {

@@ -312,6 +312,14 @@ impl Draft<'_> {
         let Some(file) = &configured.heartbeat_file else {
             return;
         };
+        if configured.remote_joboutputs_url.is_some() && old.kind == Kind::Shared {
+            self.notes.push(
+                "the configuration has a remote_joboutputs_url, which 03 did not look at: the daemon \
+                 would look for its heartbeat there, not find it and destroy it; remove the option \
+                 until it has ended"
+                    .to_owned(),
+            );
+        }
         let is_missing = !old.joboutputs.iter().any(|written| written.contains(file));
         let is_local = configured.remote_joboutputs_url.is_none();
         if is_local && is_missing && now > started + configured.fizzle {

@@ -5,6 +5,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::waiting;
 use crate::account::message::list;
 use crate::model::{MachineName, MachinetypeName, SpaceName, Timestamp};
 use crate::state::{Layout, StateError, read_small};
@@ -73,6 +74,8 @@ pub struct Tree {
     pub last_cycles: BTreeMap<SpaceName, (Timestamp, &'static str)>,
     /// What cannot be read or understood, and why.
     pub unread: Vec<(PathBuf, String)>,
+    /// The first thing of a machine that belongs to another user than us, and which.
+    pub someone_elses: Option<(PathBuf, u32)>,
     /// What else is there and of no use any more.
     pub unused: Vec<PathBuf>,
 }
@@ -172,12 +175,12 @@ fn version(layout: &Layout) -> Option<String> {
     Some(version.trim().to_owned())
 }
 
-fn name_of(path: &Path) -> Option<&str> {
+pub(super) fn name_of(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()
 }
 
 /// The directories in a directory, by name; links lead elsewhere and are none.
-fn directories(dir: &Path) -> Result<Vec<PathBuf>, StateError> {
+pub(super) fn directories(dir: &Path) -> Result<Vec<PathBuf>, StateError> {
     let mut found = list(dir)?;
     found.retain(|path| path.symlink_metadata().is_ok_and(|found| found.is_dir()));
     found.sort();
@@ -187,6 +190,16 @@ fn directories(dir: &Path) -> Result<Vec<PathBuf>, StateError> {
 fn modified(path: &Path) -> Option<Timestamp> {
     let time = fs::symlink_metadata(path).and_then(|found| found.modified());
     time.ok().map(Timestamp::from_system_time)
+}
+
+/// Whether it is not ours. One that has no space waits for nothing, and is told of.
+fn is_old(layout: &Layout, name: &MachineName) -> bool {
+    let dir = layout.machine(name);
+    let is_there = |file: &str| dir.join(file).symlink_metadata().is_ok();
+    match is_there("space_name") {
+        true => waiting::is_old(layout, name).unwrap_or_default(),
+        false => !is_there("manager"),
+    }
 }
 
 fn read_machine(
@@ -204,9 +217,14 @@ fn read_machine(
             return;
         }
     };
+    if kind == Kind::Shared || is_old(layout, &name) {
+        let found = tree.someone_elses.take();
+        tree.someone_elses = found.or_else(|| someone_elses(&dir));
+    }
     match contents(layout, name, &dir, kind) {
-        // The old daemon wrote this file only in 03, and we write it always and last.
-        Ok(old) if kind == Kind::Flat && old.text("manager").is_some() => {
+        // A daemon that runs beside us has just removed it.
+        Ok(old) if !old.dir.exists() => {}
+        Ok(old) if kind == Kind::Flat && !is_old(layout, &old.name) => {
             tree.ours.insert(old.name);
         }
         Ok(old) => {
@@ -222,6 +240,29 @@ fn read_machine(
         }
         Err(error) => tree.unread.push((dir, error.to_string())),
     }
+}
+
+/// The old daemon ran as root, also after our package had given the directory to a user of its own:
+/// what it made since then that user can neither read nor change.
+fn someone_elses(dir: &Path) -> Option<(PathBuf, u32)> {
+    let us = rustix::process::geteuid();
+    if us.is_root() {
+        return None;
+    }
+    let subs = ["machinefeatures", "jobfeatures", "joboutputs"].map(|sub| dir.join(sub));
+    // What a web server has written in joboutputs may belong to it.
+    let inside = [dir, &subs[0], &subs[1]];
+    let inside = inside
+        .into_iter()
+        .flat_map(|dir| list(dir).unwrap_or_default());
+    let all = [dir.to_owned()]
+        .into_iter()
+        .chain(subs.clone())
+        .chain(inside);
+    all.into_iter().find_map(|path| {
+        let owner = fs::symlink_metadata(&path).ok()?.uid();
+        (owner != us.as_raw()).then_some((path, owner))
+    })
 }
 
 fn contents(layout: &Layout, name: MachineName, dir: &Path, kind: Kind) -> Result<Old, StateError> {

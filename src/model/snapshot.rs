@@ -37,7 +37,8 @@ pub struct SpaceSnapshot {
     /// that should be there.
     pub empty_scans: u32,
     /// Since when machines have been able to write heartbeats to us without a break: the start of
-    /// our HTTPS server. `None` when that is not known or not us.
+    /// our HTTPS server, or the moment at which they were taken over from an older version. `None`
+    /// when that is not known or not us.
     pub listening_since: Option<Timestamp>,
     /// The servers that machines write to in place of ours, by machinetype.
     pub remotes: BTreeMap<MachinetypeName, RemoteServer>,

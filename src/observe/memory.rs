@@ -25,6 +25,8 @@ pub struct Memory {
     pub previous_scan: Option<Timestamp>,
     /// The last complete scan of the daemon before this one.
     pub scan_before_the_start: Option<Timestamp>,
+    /// When machines of an older version were taken over: before that they could not write to us.
+    pub taken_over: Option<Timestamp>,
     /// Scans in a row that listed none of our machines.
     pub empty_scans: u32,
 }
@@ -79,6 +81,7 @@ impl Memory {
         if self.previous_scan.is_none() {
             self.previous_scan = store.last_scan(&config.name)?;
             self.scan_before_the_start = self.previous_scan;
+            self.taken_over = store.taken_over(&config.name)?;
             for files in self.machines.values() {
                 let known = self.volatile.entry(files.name.clone()).or_default();
                 known.note_scan_before_the_start(files, self.scan_before_the_start);

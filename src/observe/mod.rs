@@ -44,6 +44,7 @@ pub fn join(
         history: memory.history.clone(),
         exhausted: memory.exhausted.clone(),
         previous_scan: memory.previous_scan,
+        listening_since: memory.taken_over,
         ..SpaceSnapshot::default()
     };
     for vm in listing {

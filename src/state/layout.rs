@@ -228,6 +228,22 @@ impl Layout {
         self.migrated().join("begun")
     }
 
+    /// The directories that the last migration could not take over, one in a line.
+    pub fn left_by_migration(&self) -> PathBuf {
+        self.migrated().join("left")
+    }
+
+    /// The lock that keeps a second migration off the directory.
+    pub fn migration_lock(&self) -> PathBuf {
+        self.root.join("migrate.lock")
+    }
+
+    /// An empty file whose modification time is when machines of the space were last taken over from
+    /// an older version.
+    pub fn taken_over(&self, space: &SpaceName) -> PathBuf {
+        self.space(space).join("taken_over")
+    }
+
     /// The local socket of the running daemon.
     pub fn socket(&self) -> PathBuf {
         self.root.join("vcycled.sock")

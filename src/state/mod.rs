@@ -160,25 +160,7 @@ impl Store {
         for dir in [layout.root().to_owned(), layout.machines(), layout.spaces()] {
             disk.create_dir_all(&dir).context("create", &dir)?;
         }
-        let lock_path = layout.lock();
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-            .open(&lock_path)
-            .context("open", &lock_path)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(StateError::Locked {
-                    path: layout.root().to_owned(),
-                });
-            }
-            Err(fs::TryLockError::Error(error)) => {
-                return Err(error).context("lock", &lock_path);
-            }
-        }
+        let lock = take_lock(&layout, &layout.lock())?;
         let tmp = layout.tmp();
         if tmp.exists() {
             disk.remove_tree(&tmp).context("empty", &tmp)?;
@@ -188,6 +170,20 @@ impl Store {
         // disk. Whoever goes on from them must not lose them with the power.
         let root = layout.root();
         disk.sync_all(root).context("sync", root)?;
+        Ok(Self {
+            layout,
+            _lock: Some(lock),
+        })
+    }
+
+    /// Opens a state directory for `vcycled migrate` beside a daemon that does nothing in the spaces
+    /// concerned. What the daemon has in `tmp` stays.
+    ///
+    /// # Errors
+    /// When another migration holds the directory.
+    pub fn open_beside(layout: impl Into<Layout>) -> Result<Self, StateError> {
+        let layout = layout.into();
+        let lock = take_lock(&layout, &layout.migration_lock())?;
         Ok(Self {
             layout,
             _lock: Some(lock),
@@ -257,6 +253,14 @@ impl Store {
         self.set_time_of(&self.layout.last_scan(space), time)
     }
 
+    /// When machines of a space were taken over from an older version, if they were.
+    ///
+    /// # Errors
+    /// When the file is there and its time cannot be read.
+    pub fn taken_over(&self, space: &SpaceName) -> Result<Option<Timestamp>, StateError> {
+        self.time_of(&self.layout.taken_over(space))
+    }
+
     /// When the remote server of a machinetype last answered, if it ever did.
     ///
     /// # Errors
@@ -320,6 +324,24 @@ impl Store {
             .disk()
             .write(&self.layout.tmp(), path, bytes, mode)
             .context("write", path)
+    }
+}
+
+/// Takes the lock of a state directory that is at `path`.
+fn take_lock(layout: &Layout, path: &Path) -> Result<File, StateError> {
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+        .context("open", path)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(StateError::Locked {
+            path: layout.root().to_owned(),
+        }),
+        Err(fs::TryLockError::Error(error)) => Err(error).context("lock", path),
     }
 }
 

@@ -1,16 +1,18 @@
 //! The tasks of the spaces: started, told, ended, lost and started again; and the directories of
 //! spaces that have none.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
 use tracing::{error, warn};
 
-use super::Driver;
+use super::{Directories, Driver, read_directories};
 use crate::blocking;
+use crate::daemon::space_task::{Ended, WhyEnded};
 use crate::daemon::{Tick, space_task};
-use crate::model::{MachineFiles, SpaceName};
+use crate::model::{MachineFiles, MachineName, SpaceName};
 
 /// The task of a space.
 pub(super) struct Running {
@@ -38,6 +40,7 @@ impl Driver {
             let told = space_task::Told {
                 ticks: receiver,
                 found: to_take_up,
+                old: self.old.remove(space),
             };
             let task = space_task::run(self.common.clone(), space.clone(), told, files);
             let task = self.tasks.spawn(task).id();
@@ -75,23 +78,16 @@ impl Driver {
     }
 
     /// Takes back what a task had, or notes that it is lost.
-    pub(super) fn space_ended(
-        &mut self,
-        ended: Result<(tokio::task::Id, (SpaceName, Vec<MachineFiles>)), JoinError>,
-    ) {
+    pub(super) fn space_ended(&mut self, ended: Result<(tokio::task::Id, Ended), JoinError>) {
         match ended {
-            Ok((_, (space, files))) => {
+            Ok((_, Ended { space, why })) => {
                 self.running.remove(&space);
-                self.common.board.remove(&space);
-                if !files.is_empty() {
-                    warn!(
-                        %space,
-                        "the space has left the configuration: its {} machine(s) are left alone",
-                        files.len()
-                    );
+                match why {
+                    WhyEnded::TakenOver => {
+                        self.lost.insert(space);
+                    }
+                    WhyEnded::Left(files, old) => self.has_left(space, files, old),
                 }
-                self.machines.insert(space, files);
-                self.show_orphans();
             }
             Err(failed) => {
                 let mut spaces = self.running.iter();
@@ -109,6 +105,27 @@ impl Driver {
         }
     }
 
+    fn has_left(
+        &mut self,
+        space: SpaceName,
+        files: Vec<MachineFiles>,
+        old: Option<BTreeSet<MachineName>>,
+    ) {
+        self.common.board.remove(&space);
+        if !files.is_empty() {
+            warn!(
+                %space,
+                "the space has left the configuration: its {} machine(s) are left alone",
+                files.len()
+            );
+        }
+        if let Some(old) = old {
+            self.old.insert(space.clone(), old);
+        }
+        self.machines.insert(space, files);
+        self.show_orphans();
+    }
+
     /// Reads the directories of spaces that were lost again: once for all of them, and where it
     /// may block, for a hundred thousand take seconds.
     pub(super) async fn find_the_lost(&mut self) {
@@ -116,9 +133,12 @@ impl Driver {
             return;
         }
         let store = Arc::clone(&self.common.store);
-        match blocking::run(move || store.load_machines()).await {
-            Ok(loaded) => {
+        let factory = self.settings.factory.clone();
+        match blocking::run(move || read_directories(&store, &factory)).await {
+            Ok(Directories { loaded, mut old }) => {
                 let lost = std::mem::take(&mut self.lost);
+                old.retain(|space, _| lost.contains(space));
+                self.old.append(&mut old);
                 self.unread.note(loaded.unread);
                 for files in loaded.machines {
                     if lost.contains(&files.space) {

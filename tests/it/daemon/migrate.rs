@@ -16,10 +16,10 @@ use super::factory::{DN, FACTORY, Factory, SPACE, entries, until};
 
 const SITE: &str = "TEST-SITE";
 /// How many machines run when the old daemon is stopped.
-const MACHINES: usize = 3;
+pub const MACHINES: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Version {
+pub enum Version {
     /// 0.8: no times but those of its life, old spellings of Machine/Job Features.
     V08,
     /// 01 and 02.
@@ -28,7 +28,7 @@ enum Version {
     V03,
 }
 
-fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap()
@@ -36,19 +36,19 @@ fn now() -> u64 {
 }
 
 /// A VM of the old daemon, as the cloud has it.
-struct Vm {
-    name: String,
-    id: String,
-    started: u64,
+pub struct Vm {
+    pub name: String,
+    pub id: String,
+    pub started: u64,
 }
 
-fn write(path: &Path, text: impl ToString) {
+pub fn write(path: &Path, text: impl ToString) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text.to_string()).unwrap();
 }
 
 /// Where a version has the directory of a machine.
-fn place(factory: &Factory, version: Version, name: &str) -> PathBuf {
+pub fn place(factory: &Factory, version: Version, name: &str) -> PathBuf {
     match version {
         Version::V08 | Version::V02 => factory.state("machines").join(name),
         Version::V03 => factory
@@ -59,7 +59,13 @@ fn place(factory: &Factory, version: Version, name: &str) -> PathBuf {
 }
 
 /// The directory of a machine as that version writes it.
-fn old_machine(factory: &Factory, version: Version, name: &str, started: u64, id: &str) -> PathBuf {
+pub fn old_machine(
+    factory: &Factory,
+    version: Version,
+    name: &str,
+    started: u64,
+    id: &str,
+) -> PathBuf {
     let dir = place(factory, version, name);
     let (created, end) = (started - 2, started + 86_400);
     let file = |name: &str, text: String| write(&dir.join(name), text);
@@ -99,7 +105,7 @@ fn old_machine(factory: &Factory, version: Version, name: &str, started: u64, id
 }
 
 /// An ended machine of the old daemon; with its record, if it had written one.
-fn ended(factory: &Factory, version: Version, name: &str, recorded: bool) {
+pub fn ended(factory: &Factory, version: Version, name: &str, recorded: bool) {
     let stopped = now() - 600;
     let started = stopped - 4000;
     let id = format!("0000-{name}");
@@ -125,7 +131,7 @@ fn day_of(time: u64) -> String {
     time[..10].replace('-', "")
 }
 
-fn configuration(factory: &Factory, share: u32, seconds: u64) {
+pub fn configuration(factory: &Factory, share: u32, seconds: u64) {
     let space = format!(
         "max_machines = {MACHINES}\ngocdb_sitename = {SITE}\nsimulated_job_seconds = {seconds}\n{}",
         factory.vm_certificate()
@@ -143,7 +149,7 @@ fn configuration(factory: &Factory, share: u32, seconds: u64) {
 
 /// A site of which the old daemon had made machines, which run: made by ours, whose directories then
 /// give way to those that `version` would have written.
-fn old_site(version: Version) -> (Factory, Vec<Vm>) {
+pub fn old_site(version: Version) -> (Factory, Vec<Vm>) {
     let factory = Factory::new();
     configuration(&factory, 1, 20);
     let daemon = factory.start();
@@ -197,7 +203,7 @@ fn old_site(version: Version) -> (Factory, Vec<Vm>) {
 }
 
 /// All files below a directory with what is in them.
-fn tree(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub fn tree(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for path in entries(root) {
         if path.is_dir() {
@@ -385,7 +391,7 @@ fn taken_over(version: Version) {
             abort.to_string()
         );
     }
-    for word in ["ERROR", "see vcycled migrate"] {
+    for word in ["ERROR", "taken over"] {
         let bad = factory.log_lines(word);
         assert!(bad.is_empty(), "{bad:?}");
     }
@@ -486,8 +492,9 @@ fn nothing_is_taken_over_beside_a_daemon_or_without_a_good_configuration() {
     running.kill().unwrap();
     running.wait().unwrap();
 
+    // One of ours that cannot be asked what it does.
     let daemon = factory.start();
-    assert_eq!(factory.log_lines("see vcycled migrate").len(), 1);
+    fs::remove_file(factory.state("vcycled.sock")).unwrap();
     let refused = factory.run(&arguments);
     assert_eq!(refused.code, Some(74), "{refused:?}");
     assert!(
@@ -667,4 +674,52 @@ fn a_migration_that_is_cut_off_is_gone_on_with() {
     }
     let daemon = factory.start();
     daemon.end();
+}
+
+/// Options that mean something else now, or nothing, are told with their places.
+#[test]
+fn options_of_old_versions_are_told_with_their_places() {
+    let factory = Factory::new();
+    let space = "max_machines = 3\nusercert = cert.pem\ngocdb_cert_file = /c\n";
+    let machinetype = "disk_gb_per_processor = 20\njoboutputs_days = 2\nprocessors_per_machine = 2";
+    let text = factory.space(SPACE, space) + &factory.machinetype(SPACE, "atlas", machinetype);
+    factory.conf("space", &text);
+    let told = |version: &str| {
+        write(&factory.state("VERSION"), format!("VERSION={version}\n"));
+        factory.run(&["migrate"]).out
+    };
+    let report = told("03.00.00");
+    let file = factory.path("etc/vcycle.d/space.conf");
+    for (option, words) in [
+        (
+            "max_machines = 3",
+            "max_machines counts here; Vcycle 03.00.00 did not look at it",
+        ),
+        ("usercert = ", "usercert is not used"),
+        (
+            "gocdb_cert_file = ",
+            "gocdb_cert_file was for telling the GOCDB",
+        ),
+        (
+            "disk_gb_per_processor = ",
+            "disk_gb_per_processor is not used",
+        ),
+        ("joboutputs_days = ", "joboutputs_days counts here"),
+        (
+            "processors_per_machine = ",
+            "processors_per_machine is read as cpu_per_machine",
+        ),
+        ("flavor_name = ", "flavor_name is read as flavor_names"),
+    ] {
+        let line = text.lines().position(|line| line.starts_with(option));
+        let place = format!("{}:{}: [", file.display(), line.unwrap() + 1);
+        let told = report
+            .lines()
+            .any(|line| line.contains(&place) && line.contains(words));
+        assert!(told, "{place} {words}: {report}");
+    }
+    let report = told("0.8.0");
+    assert!(!report.contains("did not look at it"), "{report}");
+    assert!(!report.contains("URLs without /machines"), "{report}");
+    assert!(told("0.7.0").contains("URLs without /machines"));
 }

@@ -36,4 +36,5 @@ mod shutdown;
 mod status;
 mod systemd;
 mod tokens;
+mod unmigrated;
 mod vacmon;
