@@ -10,6 +10,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt::{set_socket_send_buffer_size, set_tcp_user_timeout};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +43,10 @@ const PACE: Pace = Pace {
     patience: Duration::from_secs(30),
     least: 4096,
 };
+
+/// Bytes that the system keeps of an answer until they are taken. Left to itself it would keep
+/// megabytes, which counted as taken.
+const SEND_BUFFER: usize = 128 * 1024;
 
 /// The pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -106,7 +111,8 @@ pub(super) async fn accept(listener: TcpListener, here: Listener) {
 
 async fn serve(stream: TcpStream, client: SocketAddr, here: &Listener, place: &Place) {
     // Nobody who does not read is waited for: without it a full buffer would wait for ever.
-    let bounded = rustix::net::sockopt::set_tcp_user_timeout(&stream, STALLED);
+    let bounded = set_tcp_user_timeout(&stream, STALLED)
+        .and_then(|()| set_socket_send_buffer_size(&stream, SEND_BUFFER));
     if let Err(error) = bounded
         .map_err(io::Error::from)
         .and_then(|()| stream.set_nodelay(true))
