@@ -180,6 +180,8 @@ fn every_example_is_tested() {
             "30-shares.conf.example",
             "ec2.conf.example",
             "simulated.conf.example",
+            // Run by daemon::user_data_example.
+            "user_data.example",
             "vacuum-pipe.conf.example",
             "vcycle.conf.example",
         ]

@@ -37,4 +37,5 @@ mod status;
 mod systemd;
 mod tokens;
 mod unmigrated;
+mod user_data_example;
 mod vacmon;

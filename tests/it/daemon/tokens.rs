@@ -12,7 +12,7 @@ use super::secrets;
 use crate::scripted::{Reply, Scripted, Seen};
 
 /// An OpenStack that makes every server at once and runs it until it is told otherwise.
-fn cloud(server: &Mutex<Option<Value>>, seen: &Seen, base: &str) -> Reply {
+pub fn cloud(server: &Mutex<Option<Value>>, seen: &Seen, base: &str) -> Reply {
     let mut server = server.lock().unwrap();
     match (seen.method.as_str(), seen.path.as_str()) {
         ("POST", "/nova/v2.1/servers") => {
