@@ -32,6 +32,7 @@ mod shutdown;
 mod space_task;
 mod status;
 pub mod story;
+mod tried;
 mod unread;
 mod vacmon;
 mod web;

@@ -11,13 +11,13 @@ use super::machines::{MachineStatus, Messages};
 use super::shutdown;
 use super::status::Refusal;
 use super::vacmon::VacMonMemory;
-use super::{Common, Tick};
+use super::{Common, Tick, tried};
 use crate::act::{self, Actor, CreateError, CreateOutcome};
 use crate::blocking;
 use crate::cloud::http::UNUSABLE;
 use crate::cloud::{Cloud, CloudError, CloudErrorKind};
 use crate::config::SpaceConfig;
-use crate::decide::{self, Blocked, Bookkeeping, Concern, Finish, Heartbeats, Plan, Report};
+use crate::decide::{self, Blocked, Bookkeeping, Concern, Finish, Heartbeats, Plan, Report, Tried};
 use crate::events::Event;
 use crate::images;
 use crate::migrate::waiting::Waiting;
@@ -171,12 +171,20 @@ impl Pass<'_> {
         let (snapshot, unread) = self.observe().await?;
         let now = self.common.clock.now();
         let mut plan = self.decide(&snapshot, &unread, now, seed);
+        let ends = plan.bookkeeping.iter().filter(|one| one.finish().is_some());
+        let ends: Vec<Bookkeeping> = ends.cloned().collect();
         let failed = self.record(&snapshot, &mut plan, (scanned, now)).await?;
         self.note_backoffs(&plan.report);
         let heartbeats = decide::heartbeats(&self.config, &snapshot, &plan.deletes, now);
         self.publish_heartbeats(&heartbeats, &snapshot).await;
         let actor = self.actor(heartbeats, &snapshot);
-        let report = self.carry_out(&actor, plan, &failed).await;
+        let planned = plan.report.clone();
+        let tried = self.carry_out(&actor, plan, &failed).await;
+        let report = if tried.refused.is_empty() {
+            planned
+        } else {
+            decide::report_after(&self.config, &snapshot, now, &ends, &tried)
+        };
         self.mark_machines(&snapshot, &actor).await;
         self.look_for_leaks(&snapshot, &actor).await;
         let machines = self.machines(&snapshot).await;
@@ -326,11 +334,11 @@ impl Pass<'_> {
         actor: &Actor,
         plan: Plan,
         failed: &BTreeSet<MachineName>,
-    ) -> Report {
+    ) -> Tried {
         let Plan {
             deletes,
             creates,
-            report,
+            report: _,
             bookkeeping: _,
         } = plan;
         let deletes = record::without_failed(deletes, failed);
@@ -339,16 +347,19 @@ impl Pass<'_> {
         self.tell_events();
         // What cannot be written down means a full disk: nothing new is begun on it. The damaged
         // directory of one machine keeps no other from being created.
-        if !self.recorder().has_no_room() {
-            let created = act::create_all(actor, creates).await;
-            for outcome in created.iter().filter(|outcome| may_lack_image(outcome)) {
-                self.known.images.doubt(&self.config, &outcome.machinetype);
-            }
-            let now = self.common.clock.now();
-            self.recorder().creates(created, now);
-            self.tell_events();
+        if self.recorder().has_no_room() {
+            return tried::none(&creates, "the disk of the state directory is full");
         }
-        report
+        let created = act::create_all(actor, creates.clone()).await;
+        for outcome in created.iter().filter(|outcome| may_lack_image(outcome)) {
+            self.known.images.doubt(&self.config, &outcome.machinetype);
+        }
+        let mut tried = tried::of(creates, &created);
+        let now = self.common.clock.now();
+        self.recorder().creates(created, now);
+        tried::count_failures(&mut tried, &self.known.memory.history, now);
+        self.tell_events();
+        tried
     }
 
     /// Gives machines the marks that they lack, where the cloud takes those only afterwards.

@@ -72,6 +72,13 @@ pub enum Blocked {
         /// When the next is tried.
         until: Timestamp,
     },
+    /// The rules allow one more, and the one that was tried in this cycle could not be made.
+    Refused {
+        /// How many in a row, this one included; 0 when it is not held against the machinetype.
+        failures: u32,
+        /// What was tried and what came of it.
+        error: String,
+    },
     /// max_machines of the machinetype.
     MachinetypeMachines {
         /// How many there are.
@@ -160,6 +167,7 @@ impl Blocked {
             Self::Backoff { .. } => "backoff",
             Self::Trial { .. } => "trial",
             Self::Failing { .. } => "failing",
+            Self::Refused { .. } => "refused",
             Self::MachinetypeMachines { .. } => "machinetype_machines",
             Self::MachinetypeProcessors { .. } => "machinetype_processors",
             Self::StartingProcessors { .. } => "starting_processors",
@@ -181,7 +189,8 @@ impl Blocked {
             | Self::Image { .. }
             | Self::Backoff { .. }
             | Self::Trial { .. }
-            | Self::Failing { .. } => Concern::Waits,
+            | Self::Failing { .. }
+            | Self::Refused { .. } => Concern::Waits,
             Self::NoTargetShare
             | Self::MachinetypeMachines { .. }
             | Self::MachinetypeProcessors { .. }
@@ -210,6 +219,7 @@ impl Blocked {
             | Self::Backoff { .. }
             | Self::Trial { .. }
             | Self::Failing { .. }
+            | Self::Refused { .. }
             | Self::MachinetypeMachines { .. }
             | Self::MachinetypeProcessors { .. }
             | Self::StartingProcessors { .. } => false,
@@ -230,6 +240,7 @@ impl Blocked {
             | Self::NoFlavor { .. }
             | Self::Image { .. }
             | Self::Unsupported { .. }
+            | Self::Refused { .. }
             | Self::MachinetypeMachines { .. }
             | Self::MachinetypeProcessors { .. }
             | Self::StartingProcessors { .. }
@@ -264,6 +275,7 @@ impl Blocked {
                 "when the machine on trial has run for fizzle_seconds, or at this time"
             }
             Self::Failing { .. } => "when the pause after the failures is over",
+            Self::Refused { .. } => "when one of the next cycles tries again and succeeds",
             Self::MachinetypeMachines { .. } | Self::MachinetypeProcessors { .. } => {
                 "when a machine of this machinetype ends, or the limit is raised"
             }
@@ -292,6 +304,7 @@ impl Blocked {
             | Self::Backoff { .. }
             | Self::Trial { .. }
             | Self::Failing { .. }
+            | Self::Refused { .. }
             | Self::MachinetypeMachines { .. }
             | Self::MachinetypeProcessors { .. }
             | Self::SpaceMachines { .. }
@@ -351,6 +364,9 @@ impl fmt::Display for Blocked {
                 "{failures} creation(s) in a row failed, next try at {}",
                 until.to_rfc3339()
             ),
+            Self::Refused { error, .. } => {
+                write!(f, "the latest creation was refused: {error}")
+            }
             Self::MachinetypeMachines { have, limit } => {
                 write!(f, "max_machines of the machinetype: {have} of {limit}")
             }

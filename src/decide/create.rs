@@ -12,10 +12,10 @@ use self::names::Names;
 use self::room::Room;
 use super::blocked::Blocked;
 use super::placement;
-use super::plan::{Bookkeeping, Create, Report};
+use super::plan::{Bookkeeping, Create, MachinetypeReport, Report, Tried};
 use super::rules::Check;
 use super::view::View;
-use crate::model::Flavor;
+use crate::model::{Flavor, MachinetypeName};
 use crate::rng::{Purpose, Seed};
 
 /// The machines to create now, in order, and the reasons.
@@ -42,16 +42,11 @@ pub(super) fn creates(
         });
         turn = turn.wrapping_add(1);
     }
+    // `choose` has found nothing that qualifies.
+    let otherwise = |_: &Kind<'_>| Blocked::NoLimitKnown;
     let machinetypes = kinds
         .iter()
-        .map(|kind| {
-            // `choose` has found nothing that qualifies.
-            let stopped_by = qualifies(view, kind, &room)
-                .err()
-                .unwrap_or(Blocked::NoLimitKnown);
-            let rules = explain(view, kind, &room, &stopped_by);
-            (kind.config.name.clone(), kind.report(stopped_by, rules))
-        })
+        .map(|kind| told(view, kind, &room, otherwise))
         .collect();
     (
         creates,
@@ -60,6 +55,67 @@ pub(super) fn creates(
             machinetypes,
         },
     )
+}
+
+/// The report when only some of the creations succeeded. Where the rules now allow one more, it was
+/// a refusal that has kept it from being there.
+pub(super) fn report_after(view: &View<'_>, bookkeeping: &[Bookkeeping], tried: &Tried) -> Report {
+    let mut room = Room::new(view);
+    let space = room.report(view);
+    let mut kinds = kind::all(view, bookkeeping, room.unit);
+    for create in &tried.made {
+        let kind = kinds
+            .iter_mut()
+            .find(|kind| kind.config.name == create.machinetype);
+        // What was reserved for it, whichever of the places has taken it.
+        let reserved = create.placements.first();
+        if let (Some(kind), Some(reserved)) = (kind, reserved) {
+            let processors = reserved.flavor.processors;
+            room.take(processors);
+            kind.take(processors, room.unit, view.now);
+        }
+    }
+    let otherwise = |kind: &Kind<'_>| refused(kind, tried);
+    let machinetypes = kinds
+        .iter()
+        .map(|kind| told(view, kind, &room, otherwise))
+        .collect();
+    Report {
+        space,
+        machinetypes,
+    }
+}
+
+/// The refusal because of which there is no more of a machinetype: its own, or that of another
+/// for which the room was meant.
+fn refused(kind: &Kind<'_>, tried: &Tried) -> Blocked {
+    if let Some(refused) = tried.refused.get(&kind.config.name) {
+        return Blocked::Refused {
+            failures: refused.failures,
+            error: refused.error.clone(),
+        };
+    }
+    match tried.refused.first_key_value() {
+        Some((other, refused)) => Blocked::Refused {
+            failures: 0,
+            error: format!("machinetype {other}: {}", refused.error),
+        },
+        None => Blocked::NoLimitKnown,
+    }
+}
+
+/// One machinetype with the first rule that forbids one more of it, or what `otherwise` gives when
+/// none does.
+fn told(
+    view: &View<'_>,
+    kind: &Kind<'_>,
+    room: &Room,
+    otherwise: impl FnOnce(&Kind<'_>) -> Blocked,
+) -> (MachinetypeName, MachinetypeReport) {
+    let forbidden = qualifies(view, kind, room).err();
+    let stopped_by = forbidden.unwrap_or_else(|| otherwise(kind));
+    let rules = explain(view, kind, room, &stopped_by);
+    (kind.config.name.clone(), kind.report(stopped_by, rules))
 }
 
 /// Which zone's turn it is for the first new machine.

@@ -36,8 +36,8 @@ pub use blocked::{Blocked, Concern, Unit};
 pub use heartbeats::{Beat, Heartbeats, heartbeats};
 pub use placement::places;
 pub use plan::{
-    Bookkeeping, Create, Delete, Finish, MachinetypeReport, NoRoom, Plan, Reason, Report,
-    SpaceReport,
+    Bookkeeping, Create, Delete, Finish, MachinetypeReport, NoRoom, Plan, Reason, Refused, Report,
+    SpaceReport, Tried,
 };
 pub use rules::{Check, Rule};
 pub use tally::{Running, Tally};
@@ -58,4 +58,17 @@ pub fn decide(config: &SpaceConfig, snapshot: &SpaceSnapshot, now: Timestamp, se
         creates,
         report,
     }
+}
+
+/// The report of a plan of which not all creations succeeded: it counts those that did, and says
+/// what became of the others. The other arguments are those of [`decide`], and the plan's bookkeeping.
+pub fn report_after(
+    config: &SpaceConfig,
+    snapshot: &SpaceSnapshot,
+    now: Timestamp,
+    bookkeeping: &[Bookkeeping],
+    tried: &Tried,
+) -> Report {
+    let space = view::View::new(config, snapshot, now);
+    create::report_after(&space, bookkeeping, tried)
 }

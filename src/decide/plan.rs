@@ -341,6 +341,24 @@ pub struct Create {
     pub placements: Vec<Placement>,
 }
 
+/// What became of the creations of a plan.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tried {
+    /// Those that are there, or may be.
+    pub made: Vec<Create>,
+    /// The machinetypes of which one could not be made.
+    pub refused: BTreeMap<MachinetypeName, Refused>,
+}
+
+/// A creation that came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// How many in a row, this one included; 0 when it is not held against the machinetype.
+    pub failures: u32,
+    /// What was tried and what came of it.
+    pub error: String,
+}
+
 /// Why this and not more, in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {

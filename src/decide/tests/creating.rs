@@ -1,6 +1,40 @@
 //! SPEC 7: what is created within the limits, and why not more.
 
-use super::check;
+use super::{NOW, check, read};
+use crate::decide::{Blocked, Refused, Tried, decide, report_after};
+use crate::rng::Seed;
+
+#[test]
+fn what_was_refused_is_not_counted_and_is_the_reason() {
+    let (config, snapshot) = read("space max_machines=1\n a");
+    let plan = decide(&config, &snapshot, NOW, Seed(1));
+    let kind = plan.creates[0].machinetype.clone();
+    let planned = &plan.report.machinetypes[&kind];
+    assert_eq!((planned.creates, planned.machines), (1, 1));
+    assert!(matches!(planned.stopped_by, Blocked::SpaceMachines { .. }));
+    let refused = Refused {
+        failures: 2,
+        error: "no such image".to_owned(),
+    };
+    let mut tried = Tried {
+        made: Vec::new(),
+        refused: [(kind.clone(), refused)].into(),
+    };
+    let after = |tried: &Tried| {
+        let report = report_after(&config, &snapshot, NOW, &plan.bookkeeping, tried);
+        report.machinetypes[&kind].clone()
+    };
+    let report = after(&tried);
+    assert_eq!((report.creates, report.machines), (0, 0));
+    assert_eq!(
+        report.stopped_by.to_string(),
+        "the latest creation was refused: no such image"
+    );
+    assert!(report.rules.iter().all(|check| !check.forbids));
+    // With all made it is the report of the plan.
+    tried.made.clone_from(&plan.creates);
+    assert_eq!(&after(&tried), planned);
+}
 
 #[test]
 fn without_any_limit_nothing_is_created() {

@@ -58,6 +58,7 @@ fn relax(
         | Blocked::Backoff { .. }
         | Blocked::Trial { .. }
         | Blocked::Failing { .. }
+        | Blocked::Refused { .. }
         | Blocked::CycleCap { .. } => return false,
     }
     true

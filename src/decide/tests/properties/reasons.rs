@@ -134,6 +134,8 @@ fn why_is_true(
                 && (*have + *need).get() > *limit
                 && flavor_fits(*need)
         }
+        // Only carrying out a plan can be refused.
+        Blocked::Refused { .. } => false,
         Blocked::CycleCap { cap, unit } => {
             created > 0
                 && match unit {
