@@ -135,12 +135,11 @@ fn slow_reader(here: SocketAddr, bytes: usize) -> Duration {
     while begun.elapsed() < Duration::from_secs(100) {
         // How fast somebody reads is real time.
         std::thread::sleep(Duration::from_secs(1));
-        let broken = if bytes == 0 {
-            stream.take_error().unwrap().is_some()
-        } else {
-            !matches!(stream.read(&mut buffer), Ok(read) if read > 0)
-        };
-        if broken {
+        // What has come before a reset can still be read.
+        let is_reset = stream.take_error().unwrap().is_some();
+        let mut is_at_its_end =
+            || bytes > 0 && !matches!(stream.read(&mut buffer), Ok(read) if read > 0);
+        if is_reset || is_at_its_end() {
             return begun.elapsed();
         }
     }

@@ -95,6 +95,19 @@ impl Browser {
 
     /// A command of the DevTools protocol, and what comes of it.
     pub fn command(&self, method: &str, parameters: &Value) -> Value {
+        loop {
+            let mut message = self.answer(method, parameters);
+            // A page that is left takes the question with it: it is for the next one.
+            let is_left = message["error"]["message"] == "Inspected target navigated or closed";
+            if is_left && method == "Runtime.evaluate" {
+                continue;
+            }
+            assert_eq!(message["error"], Value::Null, "{method}: {message}");
+            return message["result"].take();
+        }
+    }
+
+    fn answer(&self, method: &str, parameters: &Value) -> Value {
         let number = self.number.get() + 1;
         self.number.set(number);
         let mut command = json!({"id": number, "method": method, "params": parameters});
@@ -107,14 +120,13 @@ impl Browser {
         sent.expect("no browser: packaging/setup --tests installs chromium-headless-shell");
         loop {
             let message = self.messages.recv_timeout(PATIENCE);
-            let mut message = message
+            let message = message
                 .expect("no browser: packaging/setup --tests installs chromium-headless-shell");
             if message["id"] != number {
                 self.events.borrow_mut().push(message);
                 continue;
             }
-            assert_eq!(message["error"], Value::Null, "{method}: {message}");
-            return message["result"].take();
+            return message;
         }
     }
 
