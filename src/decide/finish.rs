@@ -60,7 +60,8 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
         }
         Bucket::Unlisted => {
             actions.extend(start(machine, started, None));
-            let last_running = view.last_running(machine.machine);
+            // As it was shown then: by how much the clock has been set back is seen from that.
+            let last_running = view.shown_running(machine.machine);
             if files.stopped.is_none() && files.updated != Some(last_running) {
                 actions.push(Bookkeeping::Miss {
                     machine: name(),
@@ -128,16 +129,19 @@ fn one_listed(
     }
 }
 
-/// Writes down when a machine began to run, unless that is done: also of one that is not listed any
+/// Writes down when a machine began to run, unless that is done and the clock has not been set back
+/// to before it: also of one that is not listed any
 /// more, because the end that follows is finished after a crash from what is on disk.
 fn start(
     machine: &MachineView<'_>,
     started: Option<Timestamp>,
     zone: Option<String>,
 ) -> Option<Bookkeeping> {
-    let is_new = machine.machine.files.started.is_none();
-    started.filter(|_| is_new).map(|at| Bookkeeping::Start {
-        machine: machine.machine.files.name.clone(),
+    let files = &machine.machine.files;
+    let is_news = files.stopped.is_none() && files.started != started;
+    let is_news = is_news || files.started.is_none();
+    started.filter(|_| is_news).map(|at| Bookkeeping::Start {
+        machine: files.name.clone(),
         at,
         zone,
     })

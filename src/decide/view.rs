@@ -109,7 +109,7 @@ impl<'a> View<'a> {
     }
 
     /// What the clock showed when a machine was last known to run.
-    fn shown_running(&self, machine: &Machine) -> Timestamp {
+    pub fn shown_running(&self, machine: &Machine) -> Timestamp {
         let started = machine.files.started.unwrap_or(machine.files.created);
         machine
             .last_running
@@ -117,14 +117,18 @@ impl<'a> View<'a> {
             .map_or(started, |time| time.max(started))
     }
 
-    /// When a machine began to run, if it did: as its file says; else as the cloud says, held
+    /// When a machine began to run, if it did: as its file says, or as long ago as it had been seen
+    /// running when the clock was set back to before that; else as the cloud says, held
     /// between its creation and now; else when it was first seen running, which may be now. One
     /// that has already shut down must have run since the scan before. One that is starting has not run, even if the
     /// cloud tells a time (EC2's launchTime is that of the request).
     pub fn started(&self, machine: &MachineView<'_>) -> Option<Timestamp> {
         let files = &machine.machine.files;
-        if files.started.is_some() {
-            return files.began();
+        if let Some(began) = files.began() {
+            let runs = matches!(machine.bucket, Bucket::Listed(_, MachineState::Running));
+            let is_to_come = runs && files.stopped.is_none() && began > self.now;
+            let back = is_to_come.then(|| self.set_back(machine.machine));
+            return Some(began.earlier(back.unwrap_or_default()));
         }
         let earliest = files.created.min(self.now);
         let since = |time: Timestamp| Some(time.clamp(earliest, self.now));

@@ -79,11 +79,22 @@ impl Recorder<'_> {
         if let Some(zone) = zone {
             self.store.set_zone(machine, zone)?;
         }
+        let known = self.memory.machines.get(machine);
+        let before = known.and_then(|files| files.started);
         self.store.set_time(machine, TimeFile::Started, at)?;
         self.files(machine, |files| {
             files.started = Some(at);
             files.zone = zone.map(str::to_owned).or(files.zone.take());
         });
+        if let Some(before) = before {
+            info!(
+                %machine,
+                "the clock was set back to before {}, when it began to run: running since {}",
+                before.to_rfc3339(),
+                at.to_rfc3339()
+            );
+            return Ok(());
+        }
         if let Some(files) = self.memory.machines.get(machine) {
             let machinetype = files.machinetype.clone();
             self.memory.note_start(&machinetype, now);

@@ -37,6 +37,8 @@ pub struct Knowledge {
     /// True times of the first and the last complete listing that showed it running.
     pub first_running: Option<u64>,
     pub last_running: Option<u64>,
+    /// The longest time between two of those that showed it so.
+    pub longest_gap: u64,
     /// The first complete listing after its VM had ended.
     pub told_end: Option<u64>,
     /// Complete listings that did not show it although it was there. Whether they came in a row is
@@ -220,7 +222,9 @@ impl Ledger {
                 Some(seen) => {
                     if seen.running {
                         known.first_running.get_or_insert(now);
-                        known.last_running = Some(now_at_least);
+                        let before = known.last_running.replace(now_at_least);
+                        let gap = now.saturating_sub(before.unwrap_or(now));
+                        known.longest_gap = known.longest_gap.max(gap);
                     }
                 }
                 None => {

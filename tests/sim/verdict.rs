@@ -1,6 +1,7 @@
 //! What must hold: while it goes on, and when it is over.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use vcycle::model::{MachineFiles, MachinetypeName, SpaceName};
@@ -8,7 +9,7 @@ use vcycle::state::{Published, SHUTDOWN_MESSAGE};
 
 use crate::cloud::{Cloud, Maker, Server};
 use crate::copies::copies_are_whole;
-use crate::ledger::Ledger;
+use crate::ledger::{Knowledge, Ledger};
 use crate::plan::Space;
 use crate::world::World;
 
@@ -399,7 +400,8 @@ impl World {
                 _ => 0,
             };
             let finished = files.is_none_or(|files| files.finished.is_some());
-            if finished && !set && !known.written_off && seen > kind.fizzle + ROUNDING {
+            let lost = self.may_be_lost(&known, &lasted);
+            if finished && !known.written_off && seen > kind.fizzle + ROUNDING + lost {
                 return Err(format!("was seen running for {seen} s and has no record"));
             }
             return Ok(());
@@ -440,6 +442,29 @@ impl World {
             ));
         }
         Ok(())
+    }
+
+    /// How much of a run the steps of the hosts' clocks may have hidden. One that begins after what the
+    /// clock shows once it was set back is known to have run for as long as it was seen, but for the
+    /// time about that moment in which nobody looked; of one that began before that, nobody can tell.
+    fn may_be_lost(&self, known: &Knowledge, lasted: &RangeInclusive<u64>) -> u64 {
+        let mut off_before = 0;
+        let mut lost = 0;
+        for &(at, off) in &self.set_clocks {
+            let back = u64::try_from(off_before - off).unwrap_or_default();
+            off_before = off;
+            if !lasted.contains(&at) {
+                continue;
+            }
+            let ran = known.first_running.map(|first| at.saturating_sub(first));
+            let is_young = ran.is_some_and(|ran| ran + known.longest_gap + WAITS < back);
+            lost += if is_young {
+                known.longest_gap + WAITS
+            } else {
+                back
+            };
+        }
+        lost
     }
 
     /// What a VM has said and was told to have been heard is there, and what follows from it.

@@ -219,7 +219,7 @@ fn a_clock_that_stepped_back_ends_no_machine_in_the_future_and_takes_nothing_fro
          a.4 shutdown deleted=0",
         "finish a.1 +0 ran 950 account
          finish a.2 +0 ran 950 account
-         miss a.3 +0
+         miss a.3 +50
          start a.4 +0
          finish a.4 +0 ran 0 account",
     );
@@ -274,6 +274,19 @@ fn the_length_of_a_run_outlives_a_crash_after_the_clock_was_set_back() {
          a.2 shutdown started=-900 clock_set_back=3600 seen=-60 deleted=0",
         "finish a.1 -200 ran 700 account
          finish a.2 -60 ran 840 account",
+    );
+}
+
+#[test]
+fn a_machine_that_began_to_run_in_the_future_has_run_for_as_long_as_it_was_seen() {
+    // An hour back: a.1 was last seen 700 s after its start, a.2 not since, a.3 began before that.
+    check(
+        "a
+         a.1 running started=+2840 seen=+3540
+         a.2 running started=+3540
+         a.3 running started=-100 seen=+3540",
+        "start a.1 -700
+         start a.2 +0",
     );
 }
 
