@@ -213,7 +213,7 @@ pub struct PlanOptions {
 #[command(after_help = examples::STATUS)]
 pub struct StatusOptions {
     /// The whole story of this machine.
-    #[arg(value_name = "MACHINE")]
+    #[arg(value_name = "MACHINE", value_parser = parse_machine)]
     pub machine: Option<MachineName>,
     /// Only this space.
     #[arg(long, value_name = "SPACE", conflicts_with = "machine")]
@@ -235,6 +235,12 @@ impl StatusOptions {
     pub fn every(&self) -> Option<u64> {
         self.watch.map(|seconds| seconds.unwrap_or(2))
     }
+}
+
+/// Who gives the name of a space is told how it is done.
+fn parse_machine(text: &str) -> Result<MachineName, String> {
+    text.parse()
+        .map_err(|why| format!("not the name of a machine, {why}; --space NAME shows one space"))
 }
 
 /// Options of `health`.
@@ -289,18 +295,28 @@ pub struct EventsOptions {
 /// A moment, or how long ago it was.
 fn parse_since(text: &str) -> Result<Timestamp, String> {
     let now = crate::clock::Clock::system().now();
-    let length = || {
-        let unit = match text.chars().last()? {
-            's' => 1,
-            'm' => 60,
-            'h' => 3600,
-            'd' => 86400,
-            _ => return None,
-        };
-        let count: u64 = text.get(..text.len().checked_sub(1)?)?.parse().ok()?;
-        Some(now.earlier(Seconds::new(count.checked_mul(unit)?)))
+    parse_length(text).map_or_else(|| parse_moment(text), |length| Ok(now.earlier(length)))
+}
+
+/// `90s`, `15m`, `2h`, `3d`.
+fn parse_length(text: &str) -> Option<Seconds> {
+    let unit = match text.chars().last()? {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86400,
+        _ => return None,
     };
-    length().map_or_else(|| parse_moment(text), Ok)
+    let count: u64 = text.get(..text.len().checked_sub(1)?)?.parse().ok()?;
+    Some(Seconds::new(count.checked_mul(unit)?))
+}
+
+/// A length of time, in seconds if it has no unit.
+fn parse_wait(text: &str) -> Result<Seconds, String> {
+    let plain = || text.parse().ok().map(Seconds::new);
+    parse_length(text)
+        .or_else(plain)
+        .ok_or_else(|| "expected seconds, or a length of time such as 90s, 15m, 2h, 3d".to_owned())
 }
 
 /// Options of `explain`.
@@ -338,10 +354,11 @@ pub struct ShutdownOptions {
     /// Have all machines down by then: Unix seconds, or a time such as 2026-11-21T18:00:00Z.
     #[arg(long, value_name = "TIME", group = "what", value_parser = parse_moment)]
     pub at: Option<Timestamp>,
-    /// Have all machines down in so many seconds; 0 is as soon as grace_seconds allow.
-    #[arg(long = "in", value_name = "SECONDS", group = "what")]
-    pub seconds: Option<u64>,
-    /// Create machines again.
+    /// Have all machines down in so many seconds, or in a time such as 15m, 2h, 3d; 0 is as soon as
+    /// grace_seconds allow.
+    #[arg(long = "in", value_name = "LENGTH", group = "what", value_parser = parse_wait)]
+    pub wait: Option<Seconds>,
+    /// Create machines again. Those that have been told to end still end.
     #[arg(long, group = "what")]
     pub cancel: bool,
 }

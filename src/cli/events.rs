@@ -94,6 +94,7 @@ const fn paint(event: &Event) -> Paint {
         Event::CreateFailed { .. }
         | Event::HeartbeatMissed { .. }
         | Event::BackoffBegan { .. }
+        | Event::ShutdownBegan { .. }
         | Event::Ended { abort: true, .. } => Paint::Warning,
         Event::Running { .. } => Paint::Good,
         Event::DaemonStarted { .. }
@@ -105,6 +106,8 @@ const fn paint(event: &Event) -> Paint {
         | Event::Ended { abort: false, .. }
         | Event::Accounted { .. }
         | Event::BackoffEnded { .. }
+        | Event::ShutdownComplete {}
+        | Event::ShutdownCancelled {}
         | Event::CycleRecovered { .. } => Paint::Plain,
     }
 }

@@ -22,6 +22,12 @@ const TOO_LATE: (u64, Seconds) = (15, Seconds::new(900));
 /// when it is good for no longer than so many.
 const EXPIRES: (Seconds, Seconds) = (Seconds::new(14 * 86_400), Seconds::new(3 * 86_400));
 
+/// So many cycles that fail in a row are no passing trouble.
+const FAILED_CYCLES: u64 = 3;
+
+/// So many creations of one machinetype that fail in a row are none either.
+const FAILED_CREATIONS: u32 = 2;
+
 /// How bad something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Severity {
@@ -218,6 +224,8 @@ fn of_space(
         } else {
             Finding::warning(text)
         });
+    } else if space.waiting.is_none() {
+        findings.extend(of_failed_cycles(told, name, space));
     }
     if let Some(waiting) = &space.waiting {
         let text = format!("space {name}: nobody looks after its machines: {waiting}");
@@ -229,10 +237,15 @@ fn of_space(
     }
     for (machinetype, report) in &space.report.machinetypes {
         let why = &report.stopped_by;
-        if why.concern() != Concern::Wrong {
+        let mut text = format!("space {name}: nothing is created of {machinetype}: {why}");
+        if is_failing(why) {
+            // Of a pause the report tells only how long it is.
+            let refusal = space.refusals.get(machinetype);
+            let refusal = refusal.filter(|_| matches!(why, Blocked::Failing { .. }));
+            text += &refusal.map_or_else(String::new, |refusal| format!(": {}", refusal.error));
+        } else if why.concern() != Concern::Wrong {
             continue;
         }
-        let text = format!("space {name}: nothing is created of {machinetype}: {why}");
         findings.push(if matches!(why, Blocked::SuspectScan { .. }) {
             Finding::critical(text)
         } else {
@@ -240,6 +253,27 @@ fn of_space(
         });
     }
     findings
+}
+
+/// Cycles that have failed again and again, before the space is late because of it.
+fn of_failed_cycles(told: &Told, name: &SpaceName, space: &SpaceStatus) -> Option<Finding> {
+    let trouble = space.trouble.as_ref()?;
+    let lasts = trouble.over.is_none() && trouble.passes >= FAILED_CYCLES;
+    lasts.then(|| {
+        Finding::warning(format!(
+            "space {name}: {} cycle(s) failed, since {}: {}",
+            trouble.passes,
+            ago(told.now, trouble.since),
+            trouble.text
+        ))
+    })
+}
+
+/// Whether machines cannot be made, or do not boot, again and again. What only waits for room on the
+/// cloud, or for its quota, is not counted as a failure.
+const fn is_failing(why: &Blocked) -> bool {
+    matches!(why, Blocked::Failing { failures, .. } | Blocked::Refused { failures, .. }
+        if *failures >= FAILED_CREATIONS)
 }
 
 fn in_phase(space: &SpaceStatus, phase: Phase) -> usize {
@@ -295,7 +329,9 @@ mod tests {
 
     use super::*;
     use crate::daemon::{DaemonStatus, Status};
-    use crate::model::{FactoryName, Timestamp};
+    use crate::daemon::{Refusal, Trouble};
+    use crate::decide::MachinetypeReport;
+    use crate::model::{FactoryName, MachinetypeName, Processors, Timestamp};
 
     fn told(change: impl FnOnce(&mut SpaceStatus)) -> Told {
         let at = Timestamp::from_unix;
@@ -384,6 +420,81 @@ mod tests {
             let found = of_https(&told).map(|finding| finding.severity);
             assert_eq!(found, Some(expected));
         }
+    }
+
+    #[test]
+    fn cycles_that_fail_again_and_again_are_told_before_the_space_is_late() {
+        let at = Timestamp::from_unix;
+        let failed = |passes: u64, over: bool| {
+            told(|space| {
+                space.trouble = Some(Trouble {
+                    text: "refused".to_owned(),
+                    since: at(9_700),
+                    last: at(9_900),
+                    passes,
+                    over: over.then(|| at(9_999)),
+                });
+            })
+        };
+        let cases = [
+            (2, false, None),
+            (3, false, Some(Severity::Warning)),
+            (3, true, None),
+        ];
+        for (passes, over, expected) in cases {
+            assert_eq!(found(&failed(passes, over)), expected, "{passes} {over}");
+        }
+        // Late, it is told once.
+        let mut late = failed(3, false);
+        late.now = at(10_290);
+        let thresholds = Thresholds {
+            warning: Seconds::new(300),
+            critical: Seconds::new(900),
+        };
+        let name = SpaceName::new("example.org").unwrap();
+        let findings = of_space(&late, &name, &late.status.spaces[&name], thresholds);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+    }
+
+    #[test]
+    fn creations_that_fail_again_and_again_are_told_with_what_came_back() {
+        let at = Timestamp::from_unix;
+        let machinetype: MachinetypeName = "a".parse().unwrap();
+        let failing = |failures| {
+            told(|space| {
+                let report = MachinetypeReport {
+                    machines: 0,
+                    starting: 0,
+                    running: 0,
+                    processors: Processors::default(),
+                    weight: 0.0,
+                    target_share: 1.0,
+                    creates: 0,
+                    stopped_by: Blocked::Failing {
+                        failures,
+                        until: at(10_060),
+                    },
+                    rules: Vec::new(),
+                };
+                let kinds = &mut space.report.machinetypes;
+                kinds.insert(machinetype.clone(), report);
+                let refusal = Refusal {
+                    at: at(9_990),
+                    error: "image x is not there".to_owned(),
+                };
+                space.refusals.insert(machinetype.clone(), refusal);
+            })
+        };
+        assert_eq!(found(&failing(1)), None);
+        let told = failing(2);
+        let thresholds = Thresholds {
+            warning: Seconds::new(300),
+            critical: Seconds::new(900),
+        };
+        let name = SpaceName::new("example.org").unwrap();
+        let findings = of_space(&told, &name, &told.status.spaces[&name], thresholds);
+        let text = "space example.org: nothing is created of a: 2 creation(s) in a row failed, next try at 1970-01-01T02:47:40Z: image x is not there";
+        assert_eq!(findings, [Finding::warning(text)]);
     }
 
     #[test]

@@ -232,10 +232,7 @@ fn troubles(space: &SpaceStatus, now: Timestamp) -> Vec<(Paint, String)> {
         bad(Paint::Bad, line.to_owned());
     }
     if let Some(at) = space.report.space.shutdown_time {
-        bad(
-            Paint::Warning,
-            format!("has to be down by {}", moment(now, at)),
-        );
+        bad(Paint::Warning, shutdown(space, now, at));
     }
     for no_room in &space.report.space.exhausted {
         bad(Paint::Warning, no_room.to_string());
@@ -249,6 +246,27 @@ fn troubles(space: &SpaceStatus, now: Timestamp) -> Vec<(Paint, String)> {
         }
     }
     lines
+}
+
+/// Until when the space is to be down, and when it will be: machines keep the time that they were told.
+fn shutdown(space: &SpaceStatus, now: Timestamp, at: Timestamp) -> String {
+    let live = space.machines.iter();
+    let live: Vec<_> = live.filter(|one| one.phase != Phase::Ended).collect();
+    let last = live.iter().filter_map(|one| one.shutdowntime).max();
+    let text = if now < at {
+        format!("has to be down by {}", moment(now, at))
+    } else {
+        format!("has had to be down since {}", moment(now, at))
+    };
+    match last.filter(|last| *last > at) {
+        _ if live.is_empty() => format!("{text}: it is empty"),
+        None => text,
+        Some(last) => format!(
+            "{text}; the last of {} machine(s) was told {}",
+            live.len(),
+            moment(now, last)
+        ),
+    }
 }
 
 /// One machinetype in figures.

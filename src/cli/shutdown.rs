@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::args::ShutdownOptions;
 use super::exit::{Exit, Failure};
 use super::wake;
-use crate::config;
+use crate::config::{self, Loaded};
 use crate::daemon::Settings;
 use crate::model::{Seconds, SpaceName, Timestamp};
 use crate::state::{Layout, order};
@@ -17,17 +17,23 @@ const LATEST: Timestamp = Timestamp::from_unix(253_402_300_799);
 /// Writes the files, or removes them, and wakes the daemon.
 pub fn run(settings: &Settings, options: &ShutdownOptions) -> Result<(), Failure> {
     let layout = Layout::new(&settings.state_dir);
-    let spaces = spaces(settings, options, &layout)?;
+    let loaded = config::load(&settings.sources, &settings.config_context());
+    let spaces = spaces(&loaded, options, &layout)?;
     let now = settings.clock.now();
+    let grace = |space: &SpaceName| {
+        let config = loaded.config.as_ref();
+        config.and_then(|config| Some(config.spaces.get(space)?.grace))
+    };
     let at = moment(options, now)?;
     let mut failed = None;
     for space in &spaces {
         let done = match at {
-            Some(at) => order::shut_down(&layout, space, at)
-                .map(|()| format!("has to be down by {}", at.to_rfc3339())),
+            Some(at) => {
+                order::shut_down(&layout, space, at).map(|()| promise(now, at, grace(space)))
+            }
             None => order::cancel_shutdown(&layout, space).map(|was_set| {
                 if was_set {
-                    "need not be shut down any more".to_owned()
+                    CANCELLED.to_owned()
                 } else {
                     "was not to be shut down".to_owned()
                 }
@@ -48,9 +54,24 @@ pub fn run(settings: &Settings, options: &ShutdownOptions) -> Result<(), Failure
     failed.map_or(Ok(()), Err)
 }
 
+/// What has been told cannot be taken back: a machine may be ending its work because of it.
+const CANCELLED: &str = "need not be shut down any more: machines are created again; those that were told to be down end when they were told";
+
+/// When the space will be down. Each machine has `grace` from when it is told, if that is known.
+fn promise(now: Timestamp, at: Timestamp, grace: Option<Seconds>) -> String {
+    let text = format!("has to be down by {}", at.to_rfc3339());
+    match grace {
+        Some(grace) if at < now + grace => format!(
+            "{text}; machines that run get grace_seconds, {grace} s, from when they are told, which is until about {}",
+            (now + grace).to_rfc3339()
+        ),
+        _ => text,
+    }
+}
+
 /// What was asked for: a moment, or `None` to cancel.
 fn moment(options: &ShutdownOptions, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
-    let at = match (options.at, options.seconds) {
+    let at = match (options.at, options.wait) {
         (Some(at), _) if at < now => {
             return Err(Failure::new(
                 Exit::Usage,
@@ -60,7 +81,7 @@ fn moment(options: &ShutdownOptions, now: Timestamp) -> Result<Option<Timestamp>
                 ),
             ));
         }
-        (at, seconds) => at.or(seconds.map(|seconds| now + Seconds::new(seconds))),
+        (at, wait) => at.or(wait.map(|wait| now + wait)),
     };
     if at.is_some_and(|at| at > LATEST) {
         return Err(Failure::new(
@@ -75,11 +96,10 @@ fn moment(options: &ShutdownOptions, now: Timestamp) -> Result<Option<Timestamp>
 /// errors, for a site may have to be emptied at such a moment too. What was said of a space that
 /// has left the configuration can be cancelled.
 fn spaces(
-    settings: &Settings,
+    loaded: &Loaded,
     options: &ShutdownOptions,
     layout: &Layout,
 ) -> Result<BTreeSet<SpaceName>, Failure> {
-    let loaded = config::load(&settings.sources, &settings.config_context());
     let mut known: BTreeSet<SpaceName> = loaded
         .raw
         .sections()

@@ -247,7 +247,9 @@ impl Pass<'_> {
         );
         record::hold_back(&mut plan, unread);
         self.report_blocked(&plan, now);
-        shutdown::note_empty(&self.config, &plan.report, now, &mut self.known.repeats);
+        let repeats = &mut self.known.repeats;
+        let empty = shutdown::note_empty(&self.config, &plan.report, now, repeats);
+        self.known.events.extend(empty);
         plan
     }
 

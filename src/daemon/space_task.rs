@@ -277,7 +277,10 @@ impl SpaceTask {
         // One that is there and cannot be read may ask for the end of everything, or have been
         // meant to: until it can be read nothing is created or destroyed.
         config.ordered_shutdown = self.common.store.ordered_shutdown(&config.name)?;
-        shutdown::announce(&config, self.common.clock.now(), &mut self.known.repeats);
+        let (now, repeats) = (self.common.clock.now(), &mut self.known.repeats);
+        if let Some(event) = shutdown::announce(&config, now, repeats) {
+            self.tell(event);
+        }
         let config = Arc::new(config);
         self.known.memory.recall(&self.common.store, &config)?;
         let cloud = self.connect(tick, &config).await?;

@@ -134,7 +134,8 @@ pub enum Event {
         machinetype: MachinetypeName,
         /// The one that has aborted.
         machine: MachineName,
-        /// Until when.
+        /// Until when; `None` when the abort was found after that, or its machinetype has left the
+        /// configuration.
         until: Option<Timestamp>,
     },
     /// That is over.
@@ -142,6 +143,18 @@ pub enum Event {
         /// Of which kind.
         machinetype: MachinetypeName,
     },
+    /// A space has to be down, by the configuration or by `vcycled shutdown`; told again when the
+    /// daemon has started.
+    ShutdownBegan {
+        /// By when.
+        by: Timestamp,
+        /// Whether `vcycled shutdown` said so, and not the configuration.
+        ordered: bool,
+    },
+    /// No machines are left in a space that has to be down.
+    ShutdownComplete {},
+    /// A space need not be down any more.
+    ShutdownCancelled {},
     /// Cycles end early.
     CycleFailed {
         /// What was tried and what came of it.
@@ -172,6 +185,9 @@ impl Event {
             | Self::ConfigReloaded {}
             | Self::ConfigRejected { .. }
             | Self::BackoffEnded { .. }
+            | Self::ShutdownBegan { .. }
+            | Self::ShutdownComplete {}
+            | Self::ShutdownCancelled {}
             | Self::CycleFailed { .. }
             | Self::CycleRecovered { .. } => None,
         }
@@ -236,6 +252,18 @@ impl fmt::Display for Event {
                 until: None,
             } => write!(f, "{machinetype} has an abort: {machine}"),
             Self::BackoffEnded { machinetype } => write!(f, "the backoff of {machinetype} is over"),
+            Self::ShutdownBegan { by, ordered } => write!(
+                f,
+                "to be down by {}, by {}",
+                by.to_rfc3339(),
+                if *ordered {
+                    "vcycled shutdown"
+                } else {
+                    "shutdown_time in the configuration"
+                }
+            ),
+            Self::ShutdownComplete {} => write!(f, "shut down: no machines are left"),
+            Self::ShutdownCancelled {} => write!(f, "need not be shut down any more"),
             Self::CycleFailed { error } => write!(f, "cycle failed: {error}"),
             Self::CycleRecovered { failed } => {
                 write!(f, "cycle complete again, after {failed} that failed")

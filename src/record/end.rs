@@ -42,7 +42,7 @@ impl Recorder<'_> {
         };
         self.stop(name, finish.stopped, finish.set_back)?;
         if finish.abort {
-            self.note_abort(finish)?;
+            self.note_abort(finish, now)?;
         }
         let to_account = finish.started.filter(|_| finish.account);
         if let Some(started) = to_account {
@@ -78,7 +78,7 @@ impl Recorder<'_> {
         Ok(())
     }
 
-    fn note_abort(&mut self, finish: &Finish) -> Result<(), StateError> {
+    fn note_abort(&mut self, finish: &Finish, now: Timestamp) -> Result<(), StateError> {
         let (space, machinetype) = (&self.config.name, &finish.machinetype);
         let history = match self.memory.history.entry(machinetype.clone()) {
             Entry::Occupied(known) => known.into_mut(),
@@ -94,10 +94,12 @@ impl Recorder<'_> {
                 .set_last_abort_time(space, machinetype, finish.stopped)?;
             history.last_abort = latest;
             let configured = self.config.machinetypes.get(machinetype);
+            let until = configured.map(|configured| finish.stopped + configured.backoff);
             self.events.push(Event::BackoffBegan {
                 machinetype: machinetype.clone(),
                 machine: finish.machine.clone(),
-                until: configured.map(|configured| finish.stopped + configured.backoff),
+                // An abort that was found late may have no backoff left.
+                until: until.filter(|until| *until > now),
             });
         }
         Ok(())

@@ -412,7 +412,9 @@ fn authorise(
     let allowed = machine
         .small_text("https_x509dn")
         .map_err(|error| Refusal::disk(&error))?
-        .ok_or_else(|| Refusal::forbidden("the machinetype of this machine has no x509dn"))?;
+        .ok_or_else(|| {
+            Refusal::forbidden("the machinetype of this machine had no x509dn when it was made")
+        })?;
     let allowed = Dn::parse(&allowed).map_err(|error| {
         tracing::error!(machine = %name, %error, "the file https_x509dn holds no DN");
         Refusal::forbidden("the x509dn of this machine cannot be read")

@@ -138,6 +138,11 @@ fn a_space_is_shut_down_by_a_command_and_filled_again_by_another() {
         0
     );
 
+    let status = factory.run(&["status"]).out;
+    assert!(
+        status.contains("has had to be down since ") && status.contains(": it is empty"),
+        "{status}"
+    );
     let out = said(&factory, &["--cancel", SPACE]);
     assert!(out.contains("need not be shut down any more"), "{out}");
     both_running_again(&factory, &first);
@@ -174,6 +179,8 @@ fn machines_are_told_at_once_and_never_less_than_the_grace() {
     let asked = now();
     let out = said(&factory, &["--in", "0"]);
     assert_eq!(out.matches("has to be down by ").count(), 2, "{out}");
+    let grace = "machines that run get grace_seconds, 600 s, from when they are told, which is until about 20";
+    assert_eq!(out.matches(grace).count(), 2, "{out}");
     let new = until("all are told", || {
         let told: Vec<u64> = all.iter().map(told).collect();
         told.iter().all(|at| *at < asked + 10_000).then_some(told)
@@ -191,10 +198,23 @@ fn machines_are_told_at_once_and_never_less_than_the_grace() {
     let answer = super::client::request(server, None, ("GET", &path), "");
     assert_eq!((answer.status, answer.body), (200, new[0].to_string()));
     assert!(all.iter().all(|one| one.read("deleted").is_none()));
+    let status = factory.run(&["status"]).out;
+    assert!(
+        status.contains("the last of 2 machine(s) was told "),
+        "{status}"
+    );
     // A later time does not move it back, nor does taking it all back.
-    for arguments in [&["--in", "100000"][..], &["--cancel"]] {
+    for (arguments, words) in [
+        (&["--in", "28h"][..], "has to be down by "),
+        (
+            &["--cancel"],
+            "those that were told to be down end when they were told",
+        ),
+    ] {
         let cycles = factory.log_lines("asked for a cycle now").len();
-        said(&factory, arguments);
+        let out = said(&factory, arguments);
+        assert_eq!(out.matches(words).count(), 2, "{out}");
+        assert!(!out.contains("grace_seconds"), "{out}");
         until("it is heard", || {
             (factory.log_lines("asked for a cycle now").len() > cycles).then_some(())
         });
@@ -295,6 +315,7 @@ fn a_slip_of_the_hand_changes_nothing() {
         "cannot be used with",
     );
     fails(&factory, &["--at", "tomorrow"], 64, "expected Unix seconds");
+    fails(&factory, &["--in", "2 h"], 64, "such as 90s, 15m, 2h, 3d");
     fails(
         &factory,
         &["--at", "2036-11-21T18:00:00"],
