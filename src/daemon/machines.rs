@@ -201,6 +201,8 @@ fn phase(files: &MachineFiles, scanned: Option<&Machine>) -> Phase {
     match machine.vm().map(|vm| vm.state) {
         // One that has run is not starting again: see `decide`.
         Some(MachineState::Starting) => by_files,
+        // What was asked for after the scan the cloud has agreed to.
+        Some(MachineState::Running) if files.deleted > machine.files.deleted => Phase::Deleting,
         Some(MachineState::Running) => Phase::Running,
         Some(MachineState::Shutdown) => Phase::Shutdown,
         Some(MachineState::Deleting) => Phase::Deleting,
@@ -248,6 +250,21 @@ mod tests {
             machine.listed[0].state = MachineState::Deleting;
         };
         assert_eq!(phase_of(over), Phase::Ended);
+    }
+
+    #[test]
+    fn a_machine_destroyed_after_the_scan_is_being_deleted_until_a_scan_knows_better() {
+        let machine = testing::machine(NAME, MachineState::Running, 1000);
+        let mut files = machine.files.clone();
+        files.deleted = Some(Timestamp::from_unix(2000));
+        let shown = |scanned: Machine| {
+            let snapshot = testing::snapshot(vec![scanned]);
+            machine_statuses([&files], Some(&snapshot), &Messages::new(), None)[0].phase
+        };
+        assert_eq!(shown(machine.clone()), Phase::Deleting);
+        let mut ignored = machine;
+        ignored.files.deleted = files.deleted;
+        assert_eq!(shown(ignored), Phase::Running);
     }
 
     #[test]

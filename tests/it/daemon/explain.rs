@@ -116,3 +116,45 @@ fn a_backoff_is_explained_with_its_end_by_the_daemon_and_by_a_dry_run() {
     let later = explain(&factory, &["--snapshot", snapshot, "--now", &later]);
     assert_ne!(deciding(&later, "atlas")["rule"], "backoff");
 }
+
+#[test]
+fn a_creation_that_failed_is_the_reason_and_is_not_counted() {
+    let factory = Factory::with_space("max_machines = 2", "");
+    let user_data = factory.path("etc/user_data");
+    std::fs::remove_file(&user_data).unwrap();
+    // One cycle only: its report is what the daemon tells from then on.
+    let mut command = factory.command(&["run"]);
+    command.args(["--interval", "3600"]);
+    let daemon = factory.start_with(command);
+    let explained = until("the first cycle is over", || {
+        let said = factory.run(&["explain", SPACE, "--json"]);
+        let explained: Value = serde_json::from_str(&said.out).ok()?;
+        explained["machinetypes"]["atlas"]["stopped_by"]["rule"]
+            .is_string()
+            .then_some(explained)
+    });
+    let atlas = &explained["machinetypes"]["atlas"];
+    assert_eq!(
+        (&atlas["machines"], &atlas["creates"]),
+        (&0.into(), &0.into())
+    );
+    let why = &atlas["stopped_by"];
+    assert_eq!(
+        (&why["rule"], &why["failures"]),
+        (&"refused".into(), &1.into())
+    );
+    let error = why["error"].as_str().unwrap();
+    assert!(error.contains(user_data.to_str().unwrap()), "{error}");
+
+    let status = factory.run(&["status"]).out;
+    for part in [
+        "machines 0 of 2",
+        "the latest creation was refused: ",
+        error,
+    ] {
+        assert!(status.contains(part), "{part:?} in\n{status}");
+    }
+    let events = factory.run(&["events"]).out;
+    assert!(events.contains("cannot be created: "), "{events}");
+    daemon.end();
+}
