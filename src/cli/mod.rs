@@ -23,6 +23,7 @@ mod health;
 mod human;
 mod log;
 mod migrate;
+mod outlook;
 mod owner;
 mod plan;
 mod run;
@@ -152,10 +153,9 @@ fn run_check(settings: &Settings, options: &CheckOptions, in_place: bool) -> Res
         Some(config) => {
             let layout = crate::state::Layout::new(&settings.state_dir);
             let obstacles = in_place.then(|| surroundings::obstacles(&config, &layout));
-            (
-                surroundings::lacking(&config),
-                obstacles.unwrap_or_default(),
-            )
+            let mut lacking = surroundings::lacking(&config);
+            lacking.extend(outlook::surprises(&config, &layout));
+            (lacking, obstacles.unwrap_or_default())
         }
         None => Default::default(),
     };

@@ -19,6 +19,7 @@
 //! 4. Everything that a client can make us hold is limited: connections, time, bytes, files.
 
 mod access;
+mod cas;
 pub mod cgi;
 mod files;
 mod identity;
@@ -41,6 +42,7 @@ use std::time::Duration;
 
 use tokio_util::sync::DropGuard;
 
+pub use cas::nobody_is_trusted;
 pub use identity::{Credentials, end_entity};
 pub use joboutputs::Limits;
 pub use reply::ReplyBody;

@@ -17,6 +17,7 @@ use openssl::x509::store::{X509Lookup, X509Store, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
 use tokio::time::Instant;
 
+use super::cas::nobody_is_trusted;
 use super::sessions::{Sessions, timestamp};
 use crate::clock::Clock;
 use crate::config::ServerConfig;
@@ -98,12 +99,7 @@ impl Tls {
     pub fn new(config: &ServerConfig, clock: Clock) -> Result<Self, TlsError> {
         let (cert, key, ca_path) = (&config.cert, &config.key, &config.ca_path);
         let seen = look(cert, key, ca_path);
-        if seen.trust.is_empty() {
-            tracing::warn!(
-                ca_path = %ca_path.display(),
-                "no CA certificates there; no VM can write to joboutputs with a certificate until there are, only with its token"
-            );
-        }
+        warn_of_missing_cas(ca_path);
         let own = Own::read(cert, key)?;
         let context = build(&own, ca_path)?;
         let sessions = Sessions::new(context.clone(), ca_path.clone(), clock.clone());
@@ -183,6 +179,9 @@ impl Tls {
                 }
             }
         }
+        if seen.trust != current.seen.trust {
+            warn_of_missing_cas(&self.ca_path);
+        }
         match build(&current.own, &self.ca_path) {
             Ok(context) => {
                 if new_trust {
@@ -257,6 +256,14 @@ fn look(cert: &Path, key: &Path, ca_path: &Path) -> Seen {
     Seen {
         own: [one(cert), one(key)],
         trust,
+    }
+}
+
+fn warn_of_missing_cas(ca_path: &Path) {
+    if let Some(why) = nobody_is_trusted(ca_path) {
+        tracing::warn!(
+            "{why}; no VM can write to joboutputs with a certificate until that is mended, only with its token"
+        );
     }
 }
 

@@ -23,6 +23,7 @@ mod life;
 mod logs;
 mod metrics;
 mod migrate;
+mod outlook;
 mod pipes;
 mod placing;
 mod plan;
