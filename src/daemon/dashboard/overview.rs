@@ -29,6 +29,8 @@ pub struct SpaceView {
     pub decided: Option<Timestamp>,
     /// The latest trouble that ended passes early, also when it is over.
     pub trouble: Option<Trouble>,
+    /// Whether that is machines of an older version, which wait for `vcycled migrate`.
+    pub unmigrated: bool,
     /// Whether the disk of the state directory is full.
     pub disk_full: bool,
     /// Machines in any state, those that are not ours included.
@@ -112,6 +114,7 @@ pub fn overview(space: &SpaceStatus) -> SpaceView {
         last_scan: space.last_scan,
         decided: space.decided,
         trouble,
+        unmigrated: space.waiting.is_some(),
         disk_full: space.disk_full,
         machines,
         machines_limit: report.machines_limit,

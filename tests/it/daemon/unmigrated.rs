@@ -11,6 +11,7 @@ use super::factory::{Factory, SPACE, until};
 use super::migrate::{
     MACHINES, Version, configuration, ended, now, old_machine, old_site, place, tree, write,
 };
+use crate::dashboard::browser::Browser;
 
 /// A space beside it that has nothing old.
 const OTHER: &str = "other.example.org";
@@ -45,6 +46,18 @@ fn old_files(factory: &Factory) -> Vec<(std::path::PathBuf, Vec<u8>)> {
         machine.is_some_and(|name| name.to_string_lossy().starts_with("vcycle-lhcb-"))
     };
     files.filter(|(path, _)| !of_other(path)).collect()
+}
+
+/// On the page it is not the cloud that is at fault.
+#[test]
+fn the_dashboard_says_what_waits() {
+    let (factory, _vms) = old_site(Version::V03);
+    let daemon = factory.start();
+    let browser = Browser::start();
+    browser.open(&format!("http://127.0.0.1:{}/", factory.admin));
+    let shown = browser.wait_for(".attention tbody tr", "not migrated");
+    assert!(shown.contains("vcycled migrate"), "{shown}");
+    daemon.end();
 }
 
 fn waits_and_goes_on(version: Version) {

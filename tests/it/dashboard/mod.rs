@@ -1,7 +1,7 @@
 //! The dashboard: what it asks of the running daemon, and the page in a real browser.
 
 mod access;
-mod browser;
+pub mod browser;
 mod lost;
 mod many;
 mod page;

@@ -261,7 +261,7 @@ function take(message) {
 }
 
 function tellTrouble(name, before, now) {
-  const fails = (one) => Boolean(one && one.trouble && one.trouble.over === null);
+  const fails = (one) => Boolean(one && one.trouble && one.trouble.over === null && !one.unmigrated);
   if (before && fails(before) !== fails(now)) {
     say(fails(now) ? `The cloud of ${name} fails.` : `The cloud of ${name} answers again.`);
   }

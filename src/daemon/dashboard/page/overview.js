@@ -3,7 +3,7 @@
 import { charts } from './charts.js';
 import { h } from './dom.js';
 import {
-  alive, badge, events, isLate, limitBar, machinetypes, spaceLink, stateOf, table, when,
+  alive, badge, events, isLate, limitBar, machinetypes, spaceLink, stateOf, table, troubleOf, when,
 } from './parts.js';
 import { ago, count, length, of, spoken } from './text.js';
 
@@ -55,7 +55,7 @@ function concerns(state, spaces) {
   for (const [name, space] of spaces) {
     const { trouble } = space;
     if (trouble && trouble.over === null) {
-      add('bad', 'cloud error', name, '',
+      add('bad', troubleOf(space), name, '',
         `${count(trouble.passes, 'cycle')} failed, the first ${ago(now, trouble.since)}, the last ${ago(now, trouble.last)}: ${trouble.text}`);
     } else if (isLate(space, now, state.interval())) {
       add('warn', 'no recent look', name, '', `The last complete listing was ${ago(now, space.last_scan)}.`);

@@ -61,9 +61,12 @@ export function table(caption, heads, rows, more = '') {
       rows.map((row) => h('tr', { role: 'row', key: row.key, class: row.class }, row.cells.map(cell)))));
 }
 
+/// What ends the cycles of a space.
+export const troubleOf = (space) => (space.unmigrated ? 'not migrated' : 'cloud error');
+
 /// What is the matter with a space: [kind, word].
 export function stateOf(space, now, interval) {
-  if (space.trouble && space.trouble.over === null) return ['bad', 'cloud error'];
+  if (space.trouble && space.trouble.over === null) return ['bad', troubleOf(space)];
   if (space.disk_full) return ['bad', 'disk full'];
   if (space.decided === null) return ['plain', 'no complete look yet'];
   if (isLate(space, now, interval)) return ['warn', 'no recent look'];
