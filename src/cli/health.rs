@@ -99,7 +99,7 @@ pub fn run(settings: &Settings, options: &HealthOptions) -> Result<(), Failure> 
 fn judge(told: &Told, options: &HealthOptions, settings: &Settings) -> (Severity, String) {
     let Some(daemon) = &told.status.daemon else {
         let text = format!(
-            "VCYCLE CRITICAL: no daemon runs on {}\n",
+            "VCYCLE CRITICAL: no daemon runs on {}; journalctl -u vcycled may tell why\n",
             settings.state_dir.display()
         );
         return (Severity::Critical, text);
@@ -261,7 +261,7 @@ fn of_failed_cycles(told: &Told, name: &SpaceName, space: &SpaceStatus) -> Optio
     let lasts = trouble.over.is_none() && trouble.passes >= FAILED_CYCLES;
     lasts.then(|| {
         Finding::warning(format!(
-            "space {name}: {} cycle(s) failed, since {}: {}",
+            "space {name}: {} cycle(s) failed, the first {}: {}",
             trouble.passes,
             ago(told.now, trouble.since),
             trouble.text

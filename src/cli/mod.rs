@@ -154,7 +154,7 @@ fn run_check(settings: &Settings, options: &CheckOptions, in_place: bool) -> Res
             let layout = crate::state::Layout::new(&settings.state_dir);
             let obstacles = in_place.then(|| surroundings::obstacles(&config, &layout));
             let mut lacking = surroundings::lacking(&config);
-            lacking.extend(outlook::surprises(&config, &layout));
+            lacking.extend(outlook::surprises(&config, &layout, settings.clock.now()));
             (lacking, obstacles.unwrap_or_default())
         }
         None => Default::default(),

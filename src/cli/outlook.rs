@@ -6,21 +6,39 @@ use std::fs;
 
 use crate::config::machinetype::UserDataSource;
 use crate::config::{Api, Config, MachinetypeConfig, SpaceConfig};
-use crate::server::nobody_is_trusted;
+use crate::model::Timestamp;
+use crate::server::{look_at_certificate, nobody_is_trusted};
 use crate::state::Layout;
 
 /// The pattern that gives a machine its token; in user_data, or in a file that is put into it.
 const TOKEN: &str = "##user_data_joboutputs_token##";
 
 /// A line for each surprise.
-pub fn surprises(config: &Config, layout: &Layout) -> Vec<String> {
+pub fn surprises(config: &Config, layout: &Layout, now: Timestamp) -> Vec<String> {
     let spaces = config.spaces.iter();
     let mut lines: Vec<String> = spaces
         .flat_map(|(name, space)| of_space(name.as_str(), space))
         .collect();
     lines.extend(left_alone(config, layout));
     lines.extend(without_cas(config));
+    lines.extend(expired(config, now));
     lines
+}
+
+/// Whether the certificate of the HTTPS server has run out.
+fn expired(config: &Config, now: Timestamp) -> Option<String> {
+    let server = &config.server;
+    if server.listen.is_empty() {
+        return None;
+    }
+    let expires = look_at_certificate(server).ok()??;
+    (expires <= now).then(|| {
+        format!(
+            "[server] cert: the certificate in {} has expired at {}: machines that verify it write nothing",
+            server.cert.display(),
+            expires.to_rfc3339()
+        )
+    })
 }
 
 /// Whether machines are to write with certificates that nobody can verify.

@@ -34,7 +34,7 @@ pub fn factory(known: &Known, all: bool, style: Style) -> String {
             );
         }
         None => {
-            let line = "no daemon runs here: this is what the state directory says";
+            let line = "no daemon runs here (journalctl -u vcycled may tell why): this is what the state directory says";
             text += &style.paint(Paint::Bad, line);
             text.push('\n');
         }
@@ -215,7 +215,7 @@ fn troubles(space: &SpaceStatus, now: Timestamp) -> Vec<(Paint, String)> {
             None => bad(
                 Paint::Bad,
                 format!(
-                    "cloud: {} cycle(s) failed, since {}: {}",
+                    "cloud: {} cycle(s) failed, the first {}: {}",
                     trouble.passes,
                     ago(now, trouble.since),
                     trouble.text
@@ -223,7 +223,11 @@ fn troubles(space: &SpaceStatus, now: Timestamp) -> Vec<(Paint, String)> {
             ),
             Some(_) => bad(
                 Paint::Faint,
-                format!("last error {}: {}", ago(now, trouble.last), trouble.text),
+                format!(
+                    "last error, over now, {}: {}",
+                    ago(now, trouble.last),
+                    trouble.text
+                ),
             ),
         }
     }

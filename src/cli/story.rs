@@ -71,7 +71,7 @@ fn show(story: &Story, runs: bool, style: Style) -> String {
     let mut text = style.paint(Paint::Bold, &format!("machine {}", story.name));
     text += &format!("  {}\n", story.phase);
     if !runs {
-        let line = "no daemon runs here: this is what the state directory says";
+        let line = "no daemon runs here (journalctl -u vcycled may tell why): this is what the state directory says";
         text += &format!("  {}\n", style.paint(Paint::Bad, line));
     }
     let facts = story.facts.iter().map(|fact| {

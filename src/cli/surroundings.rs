@@ -11,6 +11,7 @@ use rustix::fs::{Access, access};
 
 use crate::config::machinetype::UserDataSource;
 use crate::config::{Config, ImageSource, MachinetypeConfig, ServerConfig};
+use crate::server::look_at_certificate;
 use crate::state::Layout;
 
 /// What stands in the daemon's way, a line for each, with what to do about it.
@@ -38,7 +39,14 @@ pub fn obstacles(config: &Config, layout: &Layout) -> Vec<String> {
             other => format!("the daemon cannot read {file}: {other}"),
         })
     });
-    directories.chain(files).collect()
+    let mut lines: Vec<String> = directories.chain(files).collect();
+    if lines.is_empty() && !config.server.listen.is_empty() {
+        let unusable = look_at_certificate(&config.server).err();
+        lines.extend(unusable.map(|error| {
+            format!("[server]: {error}; a daemon that is started now ends, one that runs keeps what it has")
+        }));
+    }
+    lines
 }
 
 /// The directories that it writes to, where they are there already. The site's own files are in

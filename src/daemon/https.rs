@@ -104,9 +104,10 @@ impl HttpsServer {
     pub(super) fn status(&self) -> HttpsStatus {
         let server = self.server.as_ref();
         let server = server.filter(|_| !self.config.listen.is_empty());
+        let refused = server.and_then(Server::refused_certificate);
         HttpsStatus {
             is_down: self.hearing == Hearing::Deaf,
-            problem: self.problem.clone(),
+            problem: refused.or_else(|| self.problem.clone()),
             certificate_expires: server.and_then(Server::certificate_expires),
         }
     }

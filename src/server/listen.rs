@@ -127,6 +127,10 @@ impl Shared {
     }
 
     /// Looks for new certificates, CAs and CRLs.
+    pub fn refused_certificate(&self) -> Option<String> {
+        self.tls.refused()
+    }
+
     pub fn reload(&self) {
         self.tls.reload();
     }

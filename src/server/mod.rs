@@ -47,7 +47,7 @@ pub use identity::{Credentials, end_entity};
 pub use joboutputs::Limits;
 pub use reply::ReplyBody;
 pub use router::{Access, Client, Router};
-pub use tls::TlsError;
+pub use tls::{TlsError, look_at_certificate};
 
 use crate::clock::Clock;
 use crate::config::ServerConfig;
@@ -175,6 +175,11 @@ impl Server {
     /// When the certificate that it shows runs out, if that can be told.
     pub fn certificate_expires(&self) -> Option<Timestamp> {
         self.shared.certificate_expires()
+    }
+
+    /// Why the certificate and key in their places are not used, if they are not.
+    pub fn refused_certificate(&self) -> Option<String> {
+        self.shared.refused_certificate()
     }
 
     /// Looks for new certificates, CAs and CRLs; to be called every minute or so. Reads one

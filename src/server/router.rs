@@ -413,7 +413,7 @@ fn authorise(
         .small_text("https_x509dn")
         .map_err(|error| Refusal::disk(&error))?
         .ok_or_else(|| {
-            Refusal::forbidden("the machinetype of this machine had no x509dn when it was made")
+            Refusal::forbidden("the machinetype of this machine had no x509dn when it was made, so it takes only its token")
         })?;
     let allowed = Dn::parse(&allowed).map_err(|error| {
         tracing::error!(machine = %name, %error, "the file https_x509dn holds no DN");
@@ -424,7 +424,9 @@ fn authorise(
         Credentials::Verified(dn) => Err(Refusal::forbidden(format!(
             "the certificate is of {dn}, and this machine takes files from {allowed}"
         ))),
-        Credentials::None => Err(Refusal::forbidden("joboutputs needs a client certificate")),
+        Credentials::None => Err(Refusal::forbidden(
+            "joboutputs needs a client certificate or the machine's token",
+        )),
         Credentials::Refused(reason) => Err(Refusal::forbidden(reason.clone())),
     }
 }

@@ -77,6 +77,8 @@ struct Current {
     sessions: Arc<Sessions>,
     /// What the files looked like at the last attempt, good or bad.
     seen: Seen,
+    /// Why the certificate or key in their places are not used, if they are not.
+    refused: Option<String>,
     /// When CAs and CRLs were read anew.
     built: Instant,
 }
@@ -109,6 +111,7 @@ impl Tls {
                 context,
                 sessions: Arc::new(sessions),
                 seen,
+                refused: None,
                 built: Instant::now(),
             }),
             cert: cert.clone(),
@@ -155,13 +158,21 @@ impl Tls {
         Ok((ssl, sessions))
     }
 
+    /// Why the certificate and key that are in their places are not used, if they are not: the ones
+    /// before are.
+    pub fn refused(&self) -> Option<String> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.refused.clone()
+    }
+
     /// Looks whether certificate, key, CAs or CRLs have changed and begins to use them. A
-    /// certificate that is broken is said once, and the one before stays in use.
+    /// certificate that is broken is said once and tried again each time, and the one before stays
+    /// in use.
     pub fn reload(&self) {
         let seen = look(&self.cert, &self.key, &self.ca_path);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let aged = current.built.elapsed() >= STORE_AGE;
-        let new_own = seen.own != current.seen.own;
+        let new_own = seen.own != current.seen.own || current.refused.is_some();
         let new_trust = seen.trust != current.seen.trust || aged;
         if !new_own && !new_trust {
             return;
@@ -170,12 +181,17 @@ impl Tls {
             match Own::read(&self.cert, &self.key) {
                 Ok(own) => {
                     current.own = own;
+                    current.refused = None;
                     if new_own {
                         tracing::info!(cert = %self.cert.display(), "using the new certificate");
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, "keeping the certificate in use until now");
+                    let why = format!("{error}; keeping the certificate in use until now");
+                    if current.refused.as_ref() != Some(&why) {
+                        tracing::error!("{why}, and trying again in each cycle");
+                    }
+                    current.refused = Some(why);
                 }
             }
         }
@@ -241,12 +257,15 @@ struct Seen {
     trust: Vec<(std::ffi::OsString, Option<Look>)>,
 }
 
-type Look = (u64, u64, i64, i64);
+/// Inode, size, and the times of the last changes of content and of rights.
+type Look = (u64, u64, [(i64, i64); 2]);
 
 fn look(cert: &Path, key: &Path, ca_path: &Path) -> Seen {
     let one = |path: &Path| {
         let found = fs::metadata(path).ok()?;
-        Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+        let content = (found.mtime(), found.mtime_nsec());
+        let rights = (found.ctime(), found.ctime_nsec());
+        Some((found.ino(), found.size(), [content, rights]))
     };
     let entries = fs::read_dir(ca_path).into_iter().flatten().flatten();
     let mut trust: Vec<_> = entries
@@ -257,6 +276,16 @@ fn look(cert: &Path, key: &Path, ca_path: &Path) -> Seen {
         own: [one(cert), one(key)],
         trust,
     }
+}
+
+/// Whether certificate and key can be used; if so, when the certificate runs out, as far as that can
+/// be told.
+///
+/// # Errors
+/// When they cannot be read or do not belong together.
+pub fn look_at_certificate(config: &ServerConfig) -> Result<Option<Timestamp>, TlsError> {
+    let own = Own::read(&config.cert, &config.key)?;
+    Ok(timestamp(own.cert.not_after()).ok())
 }
 
 fn warn_of_missing_cas(ca_path: &Path) {
@@ -392,6 +421,30 @@ mod tests {
         let third = sessions();
         assert!(!Arc::ptr_eq(&second, &third));
         assert!(Arc::ptr_eq(&third, &sessions()));
+    }
+
+    #[test]
+    fn a_certificate_that_was_refused_is_tried_again_until_it_is_good() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let host = dir.path().join("host.pem");
+        write_certificate(&host);
+        let tls = tls(&host, &dir.path().join("CAs"));
+        let good = fs::read(&host).unwrap();
+        let disk = Disk::default();
+        disk.write(dir.path(), &host, b"nothing", 0o600).unwrap();
+        tls.reload();
+        let refused = tls.refused().unwrap();
+        assert!(refused.contains(host.to_str().unwrap()), "{refused}");
+        // As if nothing had changed since, but for what cannot be seen.
+        disk.write(dir.path(), &host, &good, 0o600).unwrap();
+        tls.current.lock().unwrap().seen = look(&host, &host, &tls.ca_path);
+        tls.reload();
+        assert_eq!(tls.refused(), None);
+        // New rights are seen too.
+        let before = look(&host, &host, &tls.ca_path);
+        fs::set_permissions(&host, fs::Permissions::from_mode(0o640)).unwrap();
+        assert_ne!(look(&host, &host, &tls.ca_path), before);
     }
 
     #[tokio::test(start_paused = true)]

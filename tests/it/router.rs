@@ -154,7 +154,10 @@ async fn of_a_refused_body_some_is_read_but_not_all() {
     let (status, reason) = world.answer(put(body), None).await;
     assert_eq!(
         (status, &*reason),
-        (403, "joboutputs needs a client certificate\n")
+        (
+            403,
+            "joboutputs needs a client certificate or the machine's token\n"
+        )
     );
     assert_eq!(taken.swap(0, Ordering::SeqCst), 11);
 

@@ -63,7 +63,19 @@ fn it_says_how_it_is_by_word_code_and_figures() {
             .starts_with("VCYCLE WARNING: the configuration has 1 error(s)");
         (told && bad.code == Some(1)).then_some(())
     });
+    // Cycles that fail again and again are told before the space is late.
     factory.conf("space", &dead);
+    let failing = until("three cycles have failed", || {
+        let told = ask("1000", "1000");
+        told.out
+            .contains("cycle(s) failed, the first ")
+            .then_some(told)
+    });
+    assert_eq!(failing.code, Some(1), "{failing:?}");
+    assert!(failing.out.contains("127.0.0.1:1"), "{failing:?}");
+    let living =
+        factory.space(SPACE, "max_machines = 2") + &factory.machinetype(SPACE, "atlas", "");
+    factory.conf("space", &living);
     // The certificate is looked at anew in each cycle.
     let certified = |days: i64| {
         let name = crate::pki::name(&[("CN", "localhost")]);
@@ -90,6 +102,29 @@ fn it_says_how_it_is_by_word_code_and_figures() {
             (told.out.starts_with(said) && told.code == Some(code)).then_some(())
         });
     }
+    // One that cannot be used is told, and is tried again: what was refused for its rights is taken
+    // once it may be read, which changes nothing of the file but that.
+    factory.write("etc/host.pem", "no certificate");
+    until("the certificate is refused", || {
+        let told = ask("1000", "1000");
+        let kept = "host.pem: no certificate in it; keeping the certificate in use until now";
+        told.out.contains(kept).then_some(())
+    });
+    let checked = factory.run(&["check"]);
+    assert!(
+        !checked.err.contains("has expired"),
+        "only a good one is judged: {checked:?}"
+    );
+    certified(-1);
+    until("the new one is used", || {
+        let told = ask("1000", "1000").out;
+        (told.contains("ran out") && !told.contains("keeping")).then_some(())
+    });
+    let checked = factory.run(&["check"]);
+    assert!(
+        checked.err.contains("host.pem has expired at 20"),
+        "{checked:?}"
+    );
     daemon.end();
     let gone = factory.run(&["health"]);
     assert_eq!(gone.code, Some(2), "{gone:?}");

@@ -194,7 +194,7 @@ fn trouble_is_shown_with_its_age_and_kept_when_it_is_over() {
         "still shown"
     );
     let shown = factory.run(&["status"]).out;
-    assert!(shown.contains("cycle(s) failed, since "), "{shown}");
+    assert!(shown.contains("cycle(s) failed, the first "), "{shown}");
     let explained = factory.run(&["explain", SPACE]).out;
     assert!(
         explained.contains("->  no  cycle          ended early: "),
@@ -205,7 +205,7 @@ fn trouble_is_shown_with_its_age_and_kept_when_it_is_over() {
     assert_eq!(over["error"], Value::Null);
     let shown = factory.run(&["status"]).out;
     assert!(
-        shown.contains("last error ") && !shown.contains("failed, since"),
+        shown.contains("last error, over now, ") && !shown.contains("failed, the first"),
         "{shown}"
     );
 

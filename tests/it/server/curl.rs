@@ -84,7 +84,8 @@ fn curl_with_a_foreign_proxy_as_in_a_vm() {
         let Some(refused) = put(None, "heartbeat", &heartbeat) else {
             return;
         };
-        let expected = format!("joboutputs needs a client certificate\n{number} 403");
+        let expected =
+            format!("joboutputs needs a client certificate or the machine's token\n{number} 403");
         assert_eq!(refused, expected);
         let _ = fs::remove_file(world.output("heartbeat"));
         let cases = [
