@@ -9,13 +9,13 @@ use serde::Serialize;
 
 use super::args::ExplainOptions;
 use super::exit::{Exit, Failure};
-use super::human::{Cell, Paint, Style, ago, length, moment, table};
+use super::human::{Cell, Paint, Style, ago, length, moment, printable, table};
 use super::plan::{self, Found};
 use super::status::{to_json, write};
 use super::{run, show, told};
 use crate::daemon::admin::Told;
-use crate::daemon::{Phase, Settings, SpaceStatus};
-use crate::decide::{self, Check, MachinetypeReport, Report};
+use crate::daemon::{Phase, Refusal, Settings, SpaceStatus};
+use crate::decide::{self, Blocked, Check, MachinetypeReport, Report};
 use crate::model::{MachinetypeName, SpaceName, Timestamp};
 use crate::rng::Seed;
 
@@ -25,6 +25,8 @@ struct Condition {
     condition: &'static str,
     text: String,
     forbids: bool,
+    /// Whether it is not as it should be, although it forbids nothing.
+    amiss: bool,
 }
 
 impl Condition {
@@ -33,6 +35,7 @@ impl Condition {
             condition,
             text: text.into(),
             forbids,
+            amiss: forbids,
         }
     }
 }
@@ -62,6 +65,9 @@ struct Kind<'a> {
     until: Option<Timestamp>,
     /// What has to happen for it to end.
     ends: &'static str,
+    /// The latest machine that could not be made, while that is the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<&'a Refusal>,
     #[serde(flatten)]
     report: &'a MachinetypeReport,
 }
@@ -93,7 +99,7 @@ pub fn run(settings: &Settings, options: &ExplainOptions) -> Result<(), Failure>
         conditions: conditions(told, space),
         next_end: next_end(space),
         next_in_line: next_in_line(&space.report),
-        machinetypes: kinds(&space.report, options)?,
+        machinetypes: kinds(&space.report, &space.refusals, options)?,
     };
     print(options, &explained, &space.report)
 }
@@ -102,6 +108,7 @@ pub fn run(settings: &Settings, options: &ExplainOptions) -> Result<(), Failure>
 fn dry(options: &ExplainOptions, found: Found, conditions: Vec<Condition>) -> Result<(), Failure> {
     let now = options.now.unwrap_or(found.now);
     let plan = decide::decide(&found.config, &found.snapshot, now, Seed::from_entropy());
+    let nothing_tried = BTreeMap::new();
     let explained = Explained {
         space: &options.space,
         now,
@@ -109,7 +116,7 @@ fn dry(options: &ExplainOptions, found: Found, conditions: Vec<Condition>) -> Re
         conditions,
         next_end: None,
         next_in_line: next_in_line(&plan.report),
-        machinetypes: kinds(&plan.report, options)?,
+        machinetypes: kinds(&plan.report, &nothing_tried, options)?,
     };
     print(options, &explained, &plan.report)
 }
@@ -152,7 +159,10 @@ fn conditions(told: &Told, space: &SpaceStatus) -> Vec<Condition> {
         (None, Some(loaded)) => format!("good, read {}", ago(now, loaded)),
         (None, None) => "not read yet".to_owned(),
     };
-    all.push(Condition::new("configuration", false, text));
+    all.push(Condition {
+        amiss: config.rejected.is_some(),
+        ..Condition::new("configuration", false, text)
+    });
     all.push(match (&space.error, space.decided, space.passes) {
         (Some(error), _, _) => Condition::new("cycle", true, format!("ended early: {error}")),
         (None, Some(decided), _) => {
@@ -196,6 +206,7 @@ fn next_in_line(report: &Report) -> Vec<&MachinetypeName> {
 
 fn kinds<'a>(
     report: &'a Report,
+    refusals: &'a BTreeMap<MachinetypeName, Refusal>,
     options: &ExplainOptions,
 ) -> Result<BTreeMap<&'a MachinetypeName, Kind<'a>>, Failure> {
     let all = report.machinetypes.iter();
@@ -207,6 +218,9 @@ fn kinds<'a>(
                 reason: report.stopped_by.to_string(),
                 until: report.stopped_by.until(),
                 ends: report.stopped_by.ends(),
+                refusal: refusals
+                    .get(name)
+                    .filter(|_| matches!(report.stopped_by, Blocked::Failing { .. })),
                 report,
             };
             (name, kind)
@@ -251,6 +265,10 @@ fn for_people(explained: &Explained<'_>, report: &Report, style: Style) -> Strin
         .enumerate()
         .map(|(number, one)| {
             let mut row = mark(one.forbids, blocking == Some(number)).to_vec();
+            if one.amiss && !one.forbids {
+                row.pop();
+                row.push(Cell::text("!!").painted(Paint::Warning));
+            }
             row.push(Cell::text(one.condition));
             row.push(Cell::text(&one.text));
             row
@@ -324,7 +342,11 @@ fn verdict(kind: &Kind<'_>, blocked_before: bool, now: Timestamp, style: Style) 
         Some(_) => format!("with the next cycle, {}", kind.ends),
         None => kind.ends.to_owned(),
     };
-    format!("  {lead}: {reason}\n  this changes {change}\n")
+    let latest = kind.refusal.map_or_else(String::new, |refusal| {
+        let error = printable(&refusal.error);
+        format!("  the latest, {}: {error}\n", ago(now, refusal.at))
+    });
+    format!("  {lead}: {reason}\n{latest}  this changes {change}\n")
 }
 
 fn rules(checks: &[Check]) -> Vec<Vec<Cell>> {

@@ -95,6 +95,12 @@ impl Driver {
 
     /// Names each error once, and later only says that there are some.
     fn reject(&mut self, problems: &[config::Problem], now: Timestamp) {
+        let (problems, warnings): (Vec<_>, Vec<_>) = problems
+            .iter()
+            .cloned()
+            .partition(config::Problem::is_error);
+        tell_warnings(&warnings, &mut self.repeats);
+        let problems = problems.as_slice();
         match self.repeats.telling(ERRORS, &as_text(problems), now) {
             Telling::News => {
                 for problem in problems {

@@ -156,5 +156,14 @@ fn a_creation_that_failed_is_the_reason_and_is_not_counted() {
     }
     let events = factory.run(&["events"]).out;
     assert!(events.contains("cannot be created: "), "{events}");
+
+    // In the pause after it the reason is the pause, and what came back is still told.
+    factory.run(&["shutdown", "--cancel"]);
+    until("another cycle", || {
+        let text = factory.run(&["explain", SPACE]).out;
+        let told = text.contains("1 creation(s) in a row failed, next try at ")
+            && text.contains(&format!(": {error}\n  this changes at "));
+        told.then_some(())
+    });
     daemon.end();
 }
