@@ -24,6 +24,9 @@ enum Listing {
     Complete,
 }
 
+/// After so many suspect listings in a row they may be believed.
+const BELIEVED: u32 = 10;
+
 /// A server as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
@@ -71,6 +74,8 @@ pub struct Ledger {
     passes: u64,
     /// With what the pass that is going on has found out.
     fresh: BTreeMap<String, Knowledge>,
+    /// Listings in a row that showed none of several servers of ours.
+    suspects: u32,
     /// Names asked for, and whether that may have made a server.
     asked_for: BTreeMap<String, bool>,
     /// What it was told of the cloud's room.
@@ -92,6 +97,7 @@ impl Ledger {
             knowledge: BTreeMap::new(),
             fresh: BTreeMap::new(),
             passes: 0,
+            suspects: 0,
             asked_for: BTreeMap::new(),
             room: Room::default(),
             listings: 0,
@@ -216,6 +222,12 @@ impl Ledger {
         let now_at_least = self.pass_began.min(now);
         self.listings += 1;
         self.listed.clone_from(seen);
+        self.suspects = if self.is_suspect(seen, cloud) {
+            self.suspects + 1
+        } else {
+            0
+        };
+        let is_believed = self.suspects == 0 || self.suspects >= BELIEVED;
         for server in cloud.servers() {
             let known = self.fresh.entry(server.id.clone()).or_default();
             match seen.get(&server.id) {
@@ -229,7 +241,7 @@ impl Ledger {
                 }
                 None => {
                     known.omitted += 1;
-                    known.written_off |= known.omitted >= 2;
+                    known.written_off |= known.omitted >= 2 && is_believed;
                 }
             }
         }
@@ -241,6 +253,21 @@ impl Ledger {
                 known.told_end = Some(now);
             }
         }
+    }
+
+    /// Whether a listing shows none of ours, and three are there that the factory knows to run.
+    fn is_suspect(&self, seen: &BTreeMap<String, Seen>, cloud: &Cloud) -> bool {
+        let ours = || cloud.servers().filter(|server| self.owns(server));
+        if ours().any(|server| seen.contains_key(&server.id)) {
+            return false;
+        }
+        let runs = |server: &&Server| {
+            let known = self.fresh.get(&server.id);
+            let known =
+                known.is_some_and(|known| known.last_running.is_some() && !known.written_off);
+            known && server.ended.is_none() && server.deletions.is_empty()
+        };
+        ours().filter(runs).nth(2).is_some()
     }
 
     fn acts_on_a_complete_listing(&self) -> bool {
