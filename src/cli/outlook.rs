@@ -96,7 +96,8 @@ fn cannot_write(kind: &MachinetypeConfig) -> bool {
             .to_ascii_lowercase()
             .contains(TOKEN)
     };
-    fs::read(user_data).is_ok_and(|text| !asks(text))
+    let is_text = fs::metadata(user_data).is_ok_and(|found| found.is_file());
+    is_text && fs::read(user_data).is_ok_and(|text| !asks(text))
 }
 
 /// The spaces that machines on file belong to and that are not configured.
