@@ -15,7 +15,7 @@ use super::status::{to_json, write};
 use super::{run, show, told};
 use crate::daemon::admin::Told;
 use crate::daemon::{Phase, Refusal, Settings, SpaceStatus};
-use crate::decide::{self, Blocked, Check, MachinetypeReport, Report};
+use crate::decide::{self, Check, MachinetypeReport, Report};
 use crate::model::{MachinetypeName, SpaceName, Timestamp};
 use crate::rng::Seed;
 
@@ -218,9 +218,7 @@ fn kinds<'a>(
                 reason: report.stopped_by.to_string(),
                 until: report.stopped_by.until(),
                 ends: report.stopped_by.ends(),
-                refusal: refusals
-                    .get(name)
-                    .filter(|_| matches!(report.stopped_by, Blocked::Failing { .. })),
+                refusal: Refusal::behind(refusals, name, &report.stopped_by),
                 report,
             };
             (name, kind)
@@ -264,14 +262,14 @@ fn for_people(explained: &Explained<'_>, report: &Report, style: Style) -> Strin
         .iter()
         .enumerate()
         .map(|(number, one)| {
-            let mut row = mark(one.forbids, blocking == Some(number)).to_vec();
-            if one.amiss && !one.forbids {
-                row.pop();
-                row.push(Cell::text("!!").painted(Paint::Warning));
-            }
-            row.push(Cell::text(one.condition));
-            row.push(Cell::text(&one.text));
-            row
+            let [arrow, verdict] = mark(one.forbids, blocking == Some(number));
+            let verdict = if one.amiss && !one.forbids {
+                Cell::text("!!").painted(Paint::Warning)
+            } else {
+                verdict
+            };
+            let words = [Cell::text(one.condition), Cell::text(&one.text)];
+            [arrow, verdict].into_iter().chain(words).collect()
         })
         .collect();
     text += &table(style, 2, &rows);

@@ -9,7 +9,7 @@ use super::human::{ago, length, printable};
 use super::status::write;
 use super::told;
 use crate::daemon::admin::Told;
-use crate::daemon::{Phase, Settings, SpaceStatus};
+use crate::daemon::{Phase, Refusal, Settings, SpaceStatus};
 use crate::decide::{Blocked, Concern};
 use crate::model::{Seconds, SpaceName};
 
@@ -239,9 +239,7 @@ fn of_space(
         let why = &report.stopped_by;
         let mut text = format!("space {name}: nothing is created of {machinetype}: {why}");
         if is_failing(why) {
-            // Of a pause the report tells only how long it is.
-            let refusal = space.refusals.get(machinetype);
-            let refusal = refusal.filter(|_| matches!(why, Blocked::Failing { .. }));
+            let refusal = Refusal::behind(&space.refusals, machinetype, why);
             text += &refusal.map_or_else(String::new, |refusal| format!(": {}", refusal.error));
         } else if why.concern() != Concern::Wrong {
             continue;
@@ -328,8 +326,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::daemon::Trouble;
     use crate::daemon::{DaemonStatus, Status};
-    use crate::daemon::{Refusal, Trouble};
     use crate::decide::MachinetypeReport;
     use crate::model::{FactoryName, MachinetypeName, Processors, Timestamp};
 
@@ -359,13 +357,17 @@ mod tests {
         }
     }
 
-    fn found(told: &Told) -> Option<Severity> {
+    fn findings(told: &Told) -> Vec<Finding> {
         let thresholds = Thresholds {
             warning: Seconds::new(300),
             critical: Seconds::new(900),
         };
         let name = SpaceName::new("example.org").unwrap();
-        let findings = of_space(told, &name, &told.status.spaces[&name], thresholds);
+        of_space(told, &name, &told.status.spaces[&name], thresholds)
+    }
+
+    fn found(told: &Told) -> Option<Severity> {
+        let findings = findings(told);
         findings.iter().map(|finding| finding.severity).max()
     }
 
@@ -447,12 +449,7 @@ mod tests {
         // Late, it is told once.
         let mut late = failed(3, false);
         late.now = at(10_290);
-        let thresholds = Thresholds {
-            warning: Seconds::new(300),
-            critical: Seconds::new(900),
-        };
-        let name = SpaceName::new("example.org").unwrap();
-        let findings = of_space(&late, &name, &late.status.spaces[&name], thresholds);
+        let findings = findings(&late);
         assert_eq!(findings.len(), 1, "{findings:?}");
     }
 
@@ -487,12 +484,7 @@ mod tests {
         };
         assert_eq!(found(&failing(1)), None);
         let told = failing(2);
-        let thresholds = Thresholds {
-            warning: Seconds::new(300),
-            critical: Seconds::new(900),
-        };
-        let name = SpaceName::new("example.org").unwrap();
-        let findings = of_space(&told, &name, &told.status.spaces[&name], thresholds);
+        let findings = findings(&told);
         let text = "space example.org: nothing is created of a: 2 creation(s) in a row failed, next try at 1970-01-01T02:47:40Z: image x is not there";
         assert_eq!(findings, [Finding::warning(text)]);
     }

@@ -41,7 +41,7 @@ pub use machinetype::{ImageSource, MachinetypeConfig, UserDataSource};
 pub use pipe::Pipes;
 pub use problem::{Origin, Problem, Severity};
 pub use raw::{HIDDEN, NotAConfiguration, Raw};
-pub use server::ServerConfig;
+pub use server::{ServerConfig, is_hashed_ca};
 pub use space::{
     Api, Benchmark, Ec2Options, OpenStackCredentials, OpenStackOptions, SimulatedOptions,
     SpaceConfig,

@@ -30,6 +30,17 @@ pub struct ServerConfig {
     pub joboutputs_max_bytes_per_machine: u64,
 }
 
+/// Whether a file of [`ServerConfig::ca_path`] is named `HASH.N`, where OpenSSL looks for the CA whose
+/// name has this hash. (`HASH.rN` is a CRL.)
+pub fn is_hashed_ca(name: &str) -> bool {
+    let Some((stem, ending)) = name.rsplit_once('.') else {
+        return false;
+    };
+    let hashed = stem.len() == 8 && stem.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let numbered = !ending.is_empty() && ending.bytes().all(|byte| byte.is_ascii_digit());
+    hashed && numbered
+}
+
 /// Reads `[server]`. `https_port` is the one on which all spaces agree, or the default.
 pub(super) fn read(reader: &Reader<'_>, https_port: u16) -> Option<ServerConfig> {
     reader.check_names();

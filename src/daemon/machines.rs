@@ -202,7 +202,7 @@ fn phase(files: &MachineFiles, scanned: Option<&Machine>) -> Phase {
         // One that has run is not starting again: see `decide`.
         Some(MachineState::Starting) => by_files,
         // What was asked for after the scan the cloud has agreed to.
-        Some(MachineState::Running) if files.deleted > machine.files.deleted => Phase::Deleting,
+        Some(MachineState::Running) if files.deleted != machine.files.deleted => Phase::Deleting,
         Some(MachineState::Running) => Phase::Running,
         Some(MachineState::Shutdown) => Phase::Shutdown,
         Some(MachineState::Deleting) => Phase::Deleting,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::machines::MachineStatus;
-use crate::decide::Report;
+use crate::decide::{Blocked, Report};
 use crate::migrate::waiting::Waiting;
 use crate::model::{FactoryName, ImageState, MachinetypeName, Seconds, SpaceName, Timestamp};
 use crate::record::{LeakStatus, Totals};
@@ -118,6 +118,20 @@ pub struct Refusal {
     pub at: Timestamp,
     /// What was tried and what came of it.
     pub error: String,
+}
+
+impl Refusal {
+    /// The latest refusal of a machinetype that is paused because of it: the pause itself only tells
+    /// how long it is.
+    pub fn behind<'a>(
+        refusals: &'a BTreeMap<MachinetypeName, Self>,
+        machinetype: &MachinetypeName,
+        why: &Blocked,
+    ) -> Option<&'a Self> {
+        refusals
+            .get(machinetype)
+            .filter(|_| matches!(why, Blocked::Failing { .. }))
+    }
 }
 
 /// Trouble that ended passes early.

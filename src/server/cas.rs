@@ -3,16 +3,20 @@
 use std::fs;
 use std::path::Path;
 
+use crate::config::is_hashed_ca;
+
 /// Why no client's certificate can be verified with the CAs of a directory, and what to do about it;
 /// `None` when it holds at least one that is found.
 pub fn nobody_is_trusted(ca_path: &Path) -> Option<String> {
     let (mut others, entries) = (0_usize, fs::read_dir(ca_path));
     for entry in entries.into_iter().flatten().flatten() {
         let name = entry.file_name();
-        match name.to_str().and_then(|name| name.rsplit_once('.')) {
-            Some((stem, ending)) if is_hashed(stem, ending) => return None,
-            Some((_, "pem" | "crt" | "cer")) => others += 1,
-            Some(_) | None => {}
+        let Some(name) = name.to_str() else { continue };
+        if is_hashed_ca(name) {
+            return None;
+        }
+        if let Some((_, "pem" | "crt" | "cer")) = name.rsplit_once('.') {
+            others += 1;
         }
     }
     let place = ca_path.display();
@@ -22,13 +26,6 @@ pub fn nobody_is_trusted(ca_path: &Path) -> Option<String> {
             "no CA in {place} can be found, because none of its {others} certificate(s) has a name of hash and number, as OpenSSL looks for them: openssl rehash {place} makes these names"
         ),
     })
-}
-
-/// `HASH.N`, where OpenSSL looks for the CA whose name has this hash. (`HASH.rN` is a CRL.)
-fn is_hashed(stem: &str, ending: &str) -> bool {
-    let hashed = stem.len() == 8 && stem.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let numbered = !ending.is_empty() && ending.bytes().all(|byte| byte.is_ascii_digit());
-    hashed && numbered
 }
 
 #[cfg(test)]

@@ -126,11 +126,12 @@ impl Shared {
         self.tls.expires()
     }
 
-    /// Looks for new certificates, CAs and CRLs.
+    /// Why the certificate and key in their places are not used, if they are not.
     pub fn refused_certificate(&self) -> Option<String> {
         self.tls.refused()
     }
 
+    /// Looks for new certificates, CAs and CRLs.
     pub fn reload(&self) {
         self.tls.reload();
     }

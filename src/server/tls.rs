@@ -130,11 +130,7 @@ impl Tls {
     /// cannot be told.
     pub fn expires(&self) -> Option<Timestamp> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = &current.own;
-        let ends = std::iter::once(&own.cert).chain(&own.chain);
-        let mut ends = ends.filter_map(|cert| timestamp(cert.not_after()).ok());
-        let first = ends.next()?;
-        Some(ends.fold(first, Timestamp::min))
+        current.own.expires()
     }
 
     /// For a new connection, with the sessions that it may resume. Connections that exist keep
@@ -248,6 +244,14 @@ impl Own {
         let chain = certs.collect();
         Ok(Self { cert, chain, key })
     }
+
+    /// When the first of what is shown runs out; `None` when that cannot be told.
+    fn expires(&self) -> Option<Timestamp> {
+        let ends = std::iter::once(&self.cert).chain(&self.chain);
+        let mut ends = ends.filter_map(|cert| timestamp(cert.not_after()).ok());
+        let first = ends.next()?;
+        Some(ends.fold(first, Timestamp::min))
+    }
 }
 
 /// What tells one state of the files from another.
@@ -285,7 +289,7 @@ fn look(cert: &Path, key: &Path, ca_path: &Path) -> Seen {
 /// When they cannot be read or do not belong together.
 pub fn look_at_certificate(config: &ServerConfig) -> Result<Option<Timestamp>, TlsError> {
     let own = Own::read(&config.cert, &config.key)?;
-    Ok(timestamp(own.cert.not_after()).ok())
+    Ok(own.expires())
 }
 
 fn warn_of_missing_cas(ca_path: &Path) {

@@ -8,6 +8,8 @@ use openssl::x509::X509;
 use reqwest::Certificate;
 use tracing::{debug, warn};
 
+use crate::config::is_hashed_ca;
+
 /// A CA file is a few kB; what is larger is something else.
 const MAX_FILE: u64 = 1024 * 1024;
 
@@ -42,12 +44,7 @@ pub(in crate::cloud) fn load(directory: &Path) -> Vec<Certificate> {
 /// `NAME.pem`, `NAME.crt`, or the eight hexadecimal digits and the number of an OpenSSL CA
 /// directory. (`HASH.rN` is a CRL.)
 fn is_certificate_file(name: &str) -> bool {
-    let Some((stem, ending)) = name.rsplit_once('.') else {
-        return false;
-    };
-    let hashed = stem.len() == 8 && stem.bytes().all(|b| b.is_ascii_hexdigit());
-    let numbered = !ending.is_empty() && ending.bytes().all(|b| b.is_ascii_digit());
-    ending == "pem" || ending == "crt" || (hashed && numbered)
+    is_hashed_ca(name) || matches!(name.rsplit_once('.'), Some((_, "pem" | "crt")))
 }
 
 fn read_file(path: &Path) -> Result<Vec<Vec<u8>>, std::io::Error> {
