@@ -102,10 +102,10 @@ impl<'a> View<'a> {
 
     /// How far the clock has been set back since a machine was seen running, if it was.
     pub fn set_back(&self, machine: &Machine) -> Seconds {
-        match machine.files.started {
-            Some(_) => self.shown_running(machine).since(self.now),
-            None => Seconds::default(),
+        if machine.files.started.or(machine.first_running).is_none() {
+            return Seconds::default();
         }
+        self.shown_running(machine).since(self.now)
     }
 
     /// What the clock showed when a machine was last known to run.
@@ -117,22 +117,24 @@ impl<'a> View<'a> {
             .map_or(started, |time| time.max(started))
     }
 
-    /// When a machine began to run, if it did: as its file says, or as long ago as it had been seen
-    /// running when the clock was set back to before that; else as the cloud says, held
-    /// between its creation and now; else when it was first seen running, which may be now. One
-    /// that has already shut down must have run since the scan before. One that is starting has not run, even if the
-    /// cloud tells a time (EC2's launchTime is that of the request).
+    /// When a machine began to run, if it did: as its file says, or as it was seen when that could not
+    /// be written down before the clock was set back; for one that lives on, as long ago as it had
+    /// run by then. Else as the cloud says, held between its creation and now; else when it was first
+    /// seen running, which may be now. One that has already shut down must have run since the scan
+    /// before. One that is starting has not run, even if the cloud tells a time (EC2's launchTime is
+    /// that of the request).
     pub fn started(&self, machine: &MachineView<'_>) -> Option<Timestamp> {
         let files = &machine.machine.files;
-        if let Some(began) = files.began() {
-            let runs = matches!(machine.bucket, Bucket::Listed(_, MachineState::Running));
-            let is_to_come = runs && files.stopped.is_none() && began > self.now;
+        let first = machine.machine.first_running;
+        let unwritten = first.filter(|first| *first > self.now);
+        if let Some(began) = files.began().or(unwritten) {
+            let is_to_come = machine.lives_on() && files.stopped.is_none() && began > self.now;
             let back = is_to_come.then(|| self.set_back(machine.machine));
             return Some(began.earlier(back.unwrap_or_default()));
         }
         let earliest = files.created.min(self.now);
         let since = |time: Timestamp| Some(time.clamp(earliest, self.now));
-        let seen = machine.machine.first_running.and_then(since);
+        let seen = first.and_then(since);
         let Bucket::Listed(listed, state) = machine.bucket else {
             return seen;
         };
@@ -157,6 +159,17 @@ impl<'a> View<'a> {
 }
 
 impl MachineView<'_> {
+    /// Whether it is listed as what may run on: what has shut down, or is missing, ends or comes back.
+    const fn lives_on(&self) -> bool {
+        match self.bucket {
+            Bucket::Listed(_, state) => matches!(
+                state,
+                MachineState::Starting | MachineState::Running | MachineState::Unknown
+            ),
+            Bucket::Pending | Bucket::Unlisted | Bucket::NeverAppeared | Bucket::Gone => false,
+        }
+    }
+
     /// Whether it takes room: it is on the cloud or may be.
     pub fn counts(&self) -> bool {
         match self.bucket {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::config::SpaceConfig;
 use crate::model::{
     EXHAUSTED_FOR, History, MachineFiles, MachineName, MachineState, MachinetypeName, Place,
-    SpaceSnapshot, Timestamp,
+    Seconds, SpaceSnapshot, Timestamp,
 };
 use crate::state::{StateError, Store};
 
@@ -39,7 +39,9 @@ pub struct Volatile {
     /// The first scan that saw it running.
     pub first_running: Option<Timestamp>,
     /// The last scan that saw it running; for one that no scan of this life has seen so, the last
-    /// scan of the daemon before, unless that had missed it.
+    /// scan of the daemon before, unless that had missed it. While its start is in the future, for
+    /// the clock was set back, both go by the clock as it was before: together they say for how long
+    /// it has run.
     pub last_running: Option<Timestamp>,
     /// Deletes tried.
     pub delete_tries: u32,
@@ -49,6 +51,12 @@ impl Volatile {
     fn note_running(&mut self, now: Timestamp) {
         self.first_running.get_or_insert(now);
         self.last_running = Some(now);
+    }
+
+    /// It runs, and began at `began`, which is in the future; `passed` is the time since the scan before.
+    fn note_running_on(&mut self, began: Timestamp, passed: Seconds) {
+        let last = self.last_running.map(|last| last.later(passed));
+        self.last_running = Some(last.unwrap_or(began));
     }
 
     /// What has not ended, and was not missing, was running when the daemon before looked last:
@@ -110,7 +118,8 @@ impl Memory {
     /// Takes over what a complete scan at `now` has shown, once decisions have been made from it
     /// and written down. Machines that have been forgotten meanwhile stay forgotten.
     pub fn note_scan(&mut self, snapshot: &SpaceSnapshot, now: Timestamp) {
-        self.previous_scan = Some(now);
+        let before = self.previous_scan.replace(now);
+        let passed = before.map_or(Seconds::default(), |before| now.since(before));
         self.empty_scans = snapshot.empty_scans;
         // One of them may be on file all the same, and its directory unreadable.
         for vm in &snapshot.unfiled {
@@ -119,16 +128,21 @@ impl Memory {
             }
         }
         for machine in &snapshot.machines {
-            if !self.machines.contains_key(&machine.files.name) {
+            let Some(files) = self.machines.get(&machine.files.name) else {
                 continue;
-            }
+            };
             let known = self.volatile.entry(machine.files.name.clone()).or_default();
             known.missed_scans = machine.missed_scans;
             if machine
                 .vm()
                 .is_some_and(|vm| vm.state == MachineState::Running)
             {
-                known.note_running(now);
+                // One in the future could not be set back on the disk yet, or not be written at all.
+                let began = files.began().or(known.first_running);
+                match began.filter(|began| *began > now) {
+                    Some(began) => known.note_running_on(began, passed),
+                    None => known.note_running(now),
+                }
             }
         }
     }
@@ -232,6 +246,37 @@ mod tests {
         memory.note_scan(&snapshot, at(4000));
         memory.take_up(testing::files(names[0].as_str(), 1000));
         assert_eq!(memory.volatile[&names[0]].last_running, Some(at(4000)));
+    }
+
+    #[test]
+    fn a_run_goes_on_by_the_old_clock_until_its_start_is_set_back_on_the_disk() {
+        let at = Timestamp::from_unix;
+        let names = ["vcycle-a-aaaaaaaaaa", "vcycle-a-bbbbbbbbbb"];
+        let [written, mut unwritten] =
+            names.map(|name| testing::machine(name, MachineState::Running, 5000));
+        unwritten.files.started = None;
+        let name = written.files.name.clone();
+        let snapshot = testing::snapshot(vec![written.clone(), unwritten.clone()]);
+        let mut memory = Memory::of([written.files, unwritten.files]);
+        let mut scan = |now: u64, started: Option<u64>| {
+            let files = memory.machines.get_mut(&name).unwrap();
+            files.started = started.map(at);
+            memory.note_scan(&snapshot, at(now));
+            let known = snapshot.machines.iter();
+            let known = known.map(|machine| memory.volatile[&machine.files.name]);
+            known
+                .map(|known| known.last_running.unwrap().unix())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(scan(5000, Some(5000)), [5000, 5000]);
+        assert_eq!(scan(5700, Some(5000)), [5700, 5700]);
+        // An hour back, which the disk does not take for three minutes.
+        assert_eq!(scan(2160, Some(5000)), [5700, 5700]);
+        assert_eq!(scan(2220, Some(5000)), [5760, 5760]);
+        assert_eq!(scan(2340, Some(5000)), [5880, 5880]);
+        assert_eq!(scan(2400, Some(1460)), [2400, 5940]);
+        // And forward again.
+        assert_eq!(scan(6060, Some(1460)), [6060, 6060]);
     }
 
     #[test]

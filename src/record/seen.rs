@@ -86,6 +86,10 @@ impl Recorder<'_> {
             files.started = Some(at);
             files.zone = zone.map(str::to_owned).or(files.zone.take());
         });
+        // That may have been by the clock as it was before it was set back.
+        if let Some(known) = self.memory.volatile.get_mut(machine).filter(|_| at <= now) {
+            known.last_running = known.last_running.map(|last| last.min(now));
+        }
         if let Some(before) = before {
             info!(
                 %machine,
@@ -141,6 +145,27 @@ mod tests {
     use crate::decide::{Bookkeeping, testing};
     use crate::model::{MachineName, MachineState, Timestamp};
     use crate::record::testing::{NAMES, World};
+
+    #[test]
+    fn a_start_that_is_set_back_takes_what_was_seen_since_with_it() {
+        let mut world = World::new();
+        let machine = MachineName::new(NAMES[0]).unwrap();
+        let at = Timestamp::from_unix;
+        let mut start = |began: u64, now: u64| {
+            let known = world.memory.volatile.entry(machine.clone()).or_default();
+            known.last_running = Some(at(8000));
+            let start = Bookkeeping::Start {
+                machine: machine.clone(),
+                at: at(began),
+                zone: None,
+            };
+            assert!(world.recorder().bookkeeping(&[start], at(now)).is_empty());
+            world.memory.volatile[&machine].last_running.unwrap().unix()
+        };
+        assert_eq!(start(3300, 4000), 4000);
+        // One that is missing comes back first.
+        assert_eq!(start(7300, 4000), 8000);
+    }
 
     #[test]
     fn a_directory_that_could_not_be_read_at_first_is_taken_up_when_it_can() {

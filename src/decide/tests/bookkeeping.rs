@@ -279,14 +279,29 @@ fn the_length_of_a_run_outlives_a_crash_after_the_clock_was_set_back() {
 
 #[test]
 fn a_machine_that_began_to_run_in_the_future_has_run_for_as_long_as_it_was_seen() {
-    // An hour back: a.1 was last seen 700 s after its start, a.2 not since, a.3 began before that.
+    // An hour back: a.1 was last seen 700 s after its start, a.2 not since, a.3 began before that. The
+    // starts of a.4, a.5, a.6 and a.9 could not be written down before.
     check(
         "a
          a.1 running started=+2840 seen=+3540
          a.2 running started=+3540
-         a.3 running started=-100 seen=+3540",
+         a.3 running started=-100 seen=+3540
+         a.4 running first=+2840 seen=+3540
+         a.5 running first=+2840 seen=+3540 created=+2800 cloud-started=+2810
+         a.6 shutdown first=+2840 seen=+3540 deleted=0
+         a.7 unknown started=+2840 seen=+3540
+         a.8 starting started=+2840 seen=+3540
+         a.9 unlisted first=+2840 seen=+3540 missed=1",
         "start a.1 -700
-         start a.2 +0",
+         start a.2 +0
+         start a.4 -700
+         start a.5 -700
+         start a.6 +2840
+         finish a.6 +0 ran 700 account
+         start a.7 -700
+         start a.8 -700
+         start a.9 +2840
+         miss a.9 +3540",
     );
 }
 
