@@ -93,6 +93,8 @@ struct Life {
     power: Arc<Power>,
     /// True time.
     began: u64,
+    /// Whether the power of the host goes in the moment in which the daemon dies.
+    ends_with_the_power: bool,
     daemon: JoinHandle<Result<(), DaemonError>>,
     control: Control,
     board: Board,
@@ -274,16 +276,18 @@ impl Factory {
         self.life = Some(Life {
             power,
             began: self.earth.now(),
+            ends_with_the_power: false,
             daemon,
             control,
             board,
         });
     }
 
-    /// Lets the daemon die after so many effects more.
-    pub fn dies_after(&self, effects: u64) {
-        if let Some(life) = &self.life {
+    /// Lets the daemon die after so many effects more, alone or with its host's power.
+    pub fn dies_after(&mut self, effects: u64, with_the_power: bool) {
+        if let Some(life) = &mut self.life {
             life.power.dies_after(effects);
+            life.ends_with_the_power = with_the_power;
         }
     }
 
@@ -309,6 +313,20 @@ impl Factory {
             Ok(Err(error)) => error.to_string(),
             Err(error) => format!("panicked: {error}"),
         })
+    }
+
+    /// Clears away a daemon that has died, and says how.
+    pub async fn bury(&mut self, rng: &mut ChaCha8Rng) -> &'static str {
+        if self
+            .life
+            .as_ref()
+            .is_some_and(|life| life.ends_with_the_power)
+        {
+            self.lose_power(rng).await;
+            return "power lost between two effects";
+        }
+        self.kill().await;
+        "killed between two effects"
     }
 
     /// Ends the daemon as `kill -9` does.

@@ -17,11 +17,23 @@ enum Listing {
     #[default]
     None,
     Growing {
+        /// True times: when its pass asked for the first time, at the latest, and when this did.
+        pass_began: u64,
+        asked: u64,
         seen: BTreeMap<String, Seen>,
         /// True time of the page that has no next one, when it has come.
         ended: Option<u64>,
     },
     Complete,
+}
+
+/// True times of a listing: of the first request of its pass, as far as that is known (a scan is as
+/// old as that), of its own first request, and of its last page.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    pass_began: u64,
+    asked: u64,
+    ended: u64,
 }
 
 /// After so many suspect listings in a row they may be believed.
@@ -44,6 +56,8 @@ pub struct Knowledge {
     pub longest_gap: u64,
     /// The first complete listing after its VM had ended.
     pub told_end: Option<u64>,
+    /// A listing that was asked for after its VM had ended showed it running.
+    pub lied_about: bool,
     /// Complete listings that did not show it although it was there. Whether they came in a row is
     /// for the factory to say: it may have thrown away one in between for what else was in it.
     omitted: u32,
@@ -132,11 +146,13 @@ impl Ledger {
     }
 
     /// A page of the listing was asked for: the first one begins anew.
-    pub fn asks_for_page(&mut self, first: bool, cloud: &Cloud) {
+    pub fn asks_for_page(&mut self, first: bool, cloud: &Cloud, now: u64) {
         self.lists = true;
         if first {
             self.settle(cloud);
             self.listing = Listing::Growing {
+                pass_began: self.pass_began,
+                asked: now,
                 seen: BTreeMap::new(),
                 ended: None,
             };
@@ -166,12 +182,13 @@ impl Ledger {
     }
 
     /// A pass that has not come to its end has learnt nothing for sure; but that something was
-    /// missing it may have noted all the same.
+    /// missing, or seems to run, it may have noted all the same.
     fn forget_the_unfinished(&mut self) {
         for (id, fresh) in &self.fresh {
             let known = self.knowledge.entry(id.clone()).or_default();
             known.omitted = fresh.omitted;
             known.written_off |= fresh.written_off;
+            known.lied_about |= fresh.lied_about;
         }
         self.fresh.clone_from(&self.knowledge);
     }
@@ -179,18 +196,25 @@ impl Ledger {
     /// Takes over a listing whose last page has come. There may be one more that was not linked.
     pub fn settle(&mut self, cloud: &Cloud) {
         if let Listing::Growing {
+            pass_began,
+            asked,
             seen,
             ended: Some(at),
         } = &mut self.listing
         {
-            let (seen, at) = (std::mem::take(seen), *at);
-            self.listing_is_complete(&seen, cloud, at);
+            let seen = std::mem::take(seen);
+            let times = Times {
+                pass_began: (*pass_began).min(*at),
+                asked: *asked,
+                ended: *at,
+            };
+            self.listing_is_complete(&seen, cloud, times);
         }
     }
 
     /// A page of the listing came, or something else in its place.
     pub fn gets_page(&mut self, page: Option<&Value>, now: u64) {
-        let Listing::Growing { seen, ended } = &mut self.listing else {
+        let Listing::Growing { seen, ended, .. } = &mut self.listing else {
             return;
         };
         let Some(servers) = page
@@ -216,10 +240,9 @@ impl Ledger {
         }
     }
 
-    fn listing_is_complete(&mut self, seen: &BTreeMap<String, Seen>, cloud: &Cloud, now: u64) {
+    fn listing_is_complete(&mut self, seen: &BTreeMap<String, Seen>, cloud: &Cloud, times: Times) {
+        let now = times.ended;
         self.listing = Listing::Complete;
-        // A scan is as old as its first request.
-        let now_at_least = self.pass_began.min(now);
         self.listings += 1;
         self.listed.clone_from(seen);
         self.suspects = if self.is_suspect(seen, cloud) {
@@ -234,7 +257,7 @@ impl Ledger {
                 Some(seen) => {
                     if seen.running {
                         known.first_running.get_or_insert(now);
-                        let before = known.last_running.replace(now_at_least);
+                        let before = known.last_running.replace(times.pass_began);
                         let gap = now.saturating_sub(before.unwrap_or(now));
                         known.longest_gap = known.longest_gap.max(gap);
                     }
@@ -246,11 +269,13 @@ impl Ledger {
             }
         }
         for (id, known) in &mut self.fresh {
-            let ended = cloud
-                .server(id)
-                .is_some_and(|server| server.ended.is_some());
-            if ended && known.told_end.is_none() && !seen.get(id).is_some_and(|seen| seen.running) {
-                known.told_end = Some(now);
+            let Some((ended, _)) = cloud.server(id).and_then(|server| server.ended) else {
+                continue;
+            };
+            if seen.get(id).is_some_and(|seen| seen.running) {
+                known.lied_about |= ended < times.asked;
+            } else {
+                known.told_end.get_or_insert(now);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Everything that goes wrong, drawn from the seed.
 
 use rand::Rng;
+use rand_chacha::ChaCha8Rng;
 
 use crate::cloud::{Exchange, Fate, Faults, Lie, Strike, World as Outside};
 use crate::disk::DiskFaults;
@@ -17,7 +18,50 @@ pub struct Storm {
     clock_off: i64,
     /// How much goes wrong in this simulation: 0 to 1.
     strength: f64,
+    mix: Mix,
+    /// The faults of clouds that this simulation has; any, when it is empty.
+    pool: Vec<Fault>,
     second_factory: bool,
+}
+
+/// How much more often than usual each kind of trouble comes. What troubles have to meet for a bug
+/// to show, and which ones hide it, nobody knows: so simulations differ most in that.
+struct Mix {
+    kills: f64,
+    power_losses: f64,
+    stops: f64,
+    disks: f64,
+    configurations: f64,
+    clocks: f64,
+}
+
+impl Mix {
+    fn draw(rng: &mut ChaCha8Rng) -> Self {
+        const TIMES: [f64; 5] = [0.0, 0.5, 1.0, 2.0, 4.0];
+        let mut times = || TIMES[rng.random_range(0..TIMES.len())];
+        Self {
+            kills: times(),
+            power_losses: times(),
+            stops: times(),
+            disks: times(),
+            configurations: times(),
+            clocks: times(),
+        }
+    }
+}
+
+/// A kind of faults of clouds, and which of them.
+type Fault = (usize, usize);
+
+fn draw_fault(rng: &mut ChaCha8Rng) -> Fault {
+    let kind = match rng.random_range(0..10) {
+        0..=3 => 0,
+        4..=5 => 1,
+        6 => 2,
+        7..=8 => 3,
+        _ => 4,
+    };
+    (kind, rng.random_range(0..1000))
 }
 
 /// How a daemon ends.
@@ -29,7 +73,16 @@ enum End {
 
 impl Storm {
     pub fn new(world: &mut World) -> Self {
+        let rng = &mut world.rng;
+        let mix = Mix::draw(rng);
+        let mut pool = Vec::new();
+        if rng.random_bool(0.5) {
+            let size = rng.random_range(3..=10);
+            pool.extend((0..size).map(|_| draw_fault(rng)));
+        }
         Self {
+            mix,
+            pool,
             clouds: vec![0; 2],
             disks: vec![0; 2],
             configurations: vec![0; 2],
@@ -59,7 +112,7 @@ impl Storm {
             self.change_configuration(world, at, now);
             self.end_a_life(world, at, now).await?;
         }
-        if self.strikes(world, 0.5) {
+        if self.strikes(world, 0.5 * self.mix.clocks) {
             self.set_clock(world, if self.clock_off == 0 { None } else { Some(0) });
         }
         if world.factories[0].is_established() && self.strikes(world, 1.0) {
@@ -80,7 +133,7 @@ impl Storm {
                 && !world.factories[at].is_alive()
                 && (at == 0 || world.factories[1].lives > 0)
             {
-                self.restarts[at] = Some(now + world.rng.random_range(5..=400));
+                self.restarts[at] = Some(now + draw_pause(&mut world.rng));
             }
         }
         if self.strikes(world, 3.0) {
@@ -99,7 +152,7 @@ impl Storm {
         let faults = if world.rng.random_bool(0.35) {
             Faults::none()
         } else {
-            draw_faults(world, self.strength)
+            self.draw_faults(world)
         };
         world.transcript.say(format!("*** cloud {at}: {faults:?}"));
         world.sites.lock()[at].cloud.set_faults(faults);
@@ -113,7 +166,7 @@ impl Storm {
             }
             return;
         }
-        if !self.strikes(world, 1.5) {
+        if !self.strikes(world, 1.5 * self.mix.disks) {
             return;
         }
         let faults = match world.rng.random_range(0..4) {
@@ -179,7 +232,7 @@ impl Storm {
             }
             return;
         }
-        if !self.strikes(world, 2.0) {
+        if !self.strikes(world, 2.0 * self.mix.configurations) {
             return;
         }
         self.configurations[at] = now + world.rng.random_range(30..=1200);
@@ -243,26 +296,22 @@ impl Storm {
         if !world.factories[at].is_alive() {
             return Ok(());
         }
-        let end = if self.strikes(world, 6.0) {
+        let end = if self.strikes(world, 6.0 * self.mix.kills) {
             End::Kill
-        } else if self.strikes(world, 1.5) {
+        } else if self.strikes(world, 1.5 * self.mix.power_losses) {
             End::PowerLoss
-        } else if self.strikes(world, 1.0) {
+        } else if self.strikes(world, self.mix.stops) {
             End::Stop
         } else {
             return Ok(());
         };
         match end {
             End::Kill => {
-                let effects = match world.rng.random_range(0..3) {
-                    0 => world.rng.random_range(0..10),
-                    1 => world.rng.random_range(0..100),
-                    _ => world.rng.random_range(0..1000),
-                };
-                world
-                    .transcript
-                    .say(format!("*** factory {at} dies after {effects} effects"));
-                world.factories[at].dies_after(effects);
+                let_die(world, at, false);
+                return Ok(());
+            }
+            End::PowerLoss if world.rng.random_bool(0.5) => {
+                let_die(world, at, true);
                 return Ok(());
             }
             End::PowerLoss => {
@@ -279,11 +328,32 @@ impl Storm {
                 world.factories[at].stop().await;
             }
         }
-        self.restarts[at] = Some(now + world.rng.random_range(5..=600));
+        self.restarts[at] = Some(now + draw_pause(&mut world.rng));
         if world.factories[at].disk.is_well() {
             world.check_files(at)?;
         }
         Ok(())
+    }
+
+    fn draw_faults(&self, world: &mut World) -> Faults {
+        let mut faults = Faults::none();
+        let rng = &mut world.rng;
+        for _ in 0..rng.random_range(1..=5) {
+            let chance = rng.random_range(0.02..=0.4) * self.strength;
+            let (kind, at) = if self.pool.is_empty() {
+                draw_fault(rng)
+            } else {
+                self.pool[rng.random_range(0..self.pool.len())]
+            };
+            faults = match kind {
+                0 => faults.with(Exchange::ALL[at % Exchange::ALL.len()], chance),
+                1 => faults.with(Lie::ALL[at % Lie::ALL.len()], chance),
+                2 => faults.with(Fate::ALL[at % Fate::ALL.len()], chance),
+                3 => faults.with(Strike::ALL[at % Strike::ALL.len()], chance * 10.0),
+                _ => faults.with(Outside::ALL[at % Outside::ALL.len()], chance * 20.0),
+            };
+        }
+        faults
     }
 
     /// Sets the hosts' clock right, or an hour wrong.
@@ -326,11 +396,11 @@ impl Storm {
             factory.write_configuration();
         }
         for factory in world.factories.iter_mut().filter(|f| f.lives > 0) {
-            // What was to end it may still be to come.
-            factory.dies_after(u64::MAX / 2);
             if factory.has_died() {
-                factory.kill().await;
+                factory.bury(&mut world.rng).await;
             }
+            // What was to end it may still be to come.
+            factory.dies_after(u64::MAX / 2, false);
             if !factory.is_alive() {
                 factory.start(&world.sites);
             }
@@ -340,26 +410,26 @@ impl Storm {
     }
 }
 
-fn draw_faults(world: &mut World, strength: f64) -> Faults {
-    let mut faults = Faults::none();
-    for _ in 0..world.rng.random_range(1..=5) {
-        let rng = &mut world.rng;
-        let often = rng.random_range(0.02..=0.4) * strength;
-        let kinds: [fn(Faults, usize, f64) -> Faults; 5] = [
-            |faults, at, chance| faults.with(Exchange::ALL[at % Exchange::ALL.len()], chance),
-            |faults, at, chance| faults.with(Lie::ALL[at % Lie::ALL.len()], chance),
-            |faults, at, chance| faults.with(Fate::ALL[at % Fate::ALL.len()], chance),
-            |faults, at, chance| faults.with(Strike::ALL[at % Strike::ALL.len()], chance * 10.0),
-            |faults, at, chance| faults.with(Outside::ALL[at % Outside::ALL.len()], chance * 20.0),
-        ];
-        let which = match rng.random_range(0..10) {
-            0..=3 => 0,
-            4..=5 => 1,
-            6 => 2,
-            7..=8 => 3,
-            _ => 4,
-        };
-        faults = kinds[which](faults, rng.random_range(0..1000), often);
-    }
-    faults
+/// Lets a daemon die between two effects of the near future.
+fn let_die(world: &mut World, at: usize, with_the_power: bool) {
+    let effects = match world.rng.random_range(0..3) {
+        0 => world.rng.random_range(0..10),
+        1 => world.rng.random_range(0..100),
+        _ => world.rng.random_range(0..1000),
+    };
+    let also = if with_the_power {
+        " with its power"
+    } else {
+        ""
+    };
+    world.transcript.say(format!(
+        "*** factory {at} dies{also} after {effects} effects"
+    ));
+    world.factories[at].dies_after(effects, with_the_power);
+}
+
+/// How long a host is down: some minutes mostly, and now and then for most of a machine's life.
+fn draw_pause(rng: &mut ChaCha8Rng) -> u64 {
+    let longest = if rng.random_bool(0.15) { 2400 } else { 600 };
+    rng.random_range(5..=longest)
 }

@@ -433,8 +433,15 @@ impl World {
         }
         // A slow listing may show as running what has ended since it was drawn up.
         let last = server.ended.map_or(last, |(at, _)| last.min(at));
-        let ends =
-            last.saturating_sub(WAITS + ROUNDING)..=known.told_end.unwrap_or(self.now()) + 90;
+        let told_end = known.told_end.unwrap_or(self.now()) + 90;
+        // Nothing that a factory is told truly shows a VM running that has ended; but that a deletion
+        // has failed the cloud tells with the time of that.
+        let is_told_truly = !known.lied_about && server.status() != "ERROR";
+        let latest = match server.ended {
+            Some((at, _)) if is_told_truly => told_end.min(at + ROUNDING),
+            Some(_) | None => told_end,
+        };
+        let ends = last.saturating_sub(WAITS + ROUNDING)..=latest;
         if !ends.contains(&record.end) {
             return Err(format!(
                 "ends at {} in its record, in truth at {:?}, seen running last at {last}, ended at {:?}",

@@ -231,7 +231,7 @@ impl Wire {
         let ledger = &mut site.ledgers[self.factory];
         let checked = match &kind {
             Kind::Page { first } => {
-                ledger.asks_for_page(*first, &site.cloud);
+                ledger.asks_for_page(*first, &site.cloud, now);
                 Ok(())
             }
             Kind::Create {

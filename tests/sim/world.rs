@@ -250,9 +250,13 @@ impl World {
     async fn look_after_daemons(&mut self) -> Result<(), String> {
         for at in 0..self.factories.len() {
             if self.factories[at].has_died() {
-                self.tick("killed between two effects");
-                self.factories[at].kill().await;
-                self.transcript.say(format!("*** factory {at} is dead"));
+                let how = self.factories[at].bury(&mut self.rng).await;
+                self.tick(how);
+                self.transcript
+                    .say(format!("*** factory {at} is dead: {how}"));
+                if self.factories[at].disk.is_well() {
+                    self.check_files(at)?;
+                }
                 continue;
             }
             if let Some(why) = self.factories[at].ended().await {
