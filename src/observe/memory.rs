@@ -48,15 +48,16 @@ pub struct Volatile {
 }
 
 impl Volatile {
-    fn note_running(&mut self, now: Timestamp) {
+    /// A scan at `now`, so long after the one before, saw it running, and it began at `began`. If
+    /// that is in the future, for it could not be set back on the disk yet or be read there, the run
+    /// goes on by the old clock.
+    fn note_seen(&mut self, began: Option<Timestamp>, now: Timestamp, passed: Seconds) {
         self.first_running.get_or_insert(now);
-        self.last_running = Some(now);
-    }
-
-    /// It runs, and began at `began`, which is in the future; `passed` is the time since the scan before.
-    fn note_running_on(&mut self, began: Timestamp, passed: Seconds) {
         let last = self.last_running.map(|last| last.later(passed));
-        self.last_running = Some(last.unwrap_or(began));
+        self.last_running = match began {
+            Some(began) if began > now => Some(last.unwrap_or(began)),
+            Some(_) | None => Some(now),
+        };
     }
 
     /// What has not ended, and was not missing, was running when the daemon before looked last:
@@ -124,7 +125,9 @@ impl Memory {
         // One of them may be on file all the same, and its directory unreadable.
         for vm in &snapshot.unfiled {
             if let (MachineState::Running, Some(name)) = (vm.state, vm.machine_name()) {
-                self.volatile.entry(name).or_default().note_running(now);
+                let known = self.volatile.entry(name).or_default();
+                // When it began is not known: it was before it was last seen.
+                known.note_seen(known.last_running, now, passed);
             }
         }
         for machine in &snapshot.machines {
@@ -137,12 +140,8 @@ impl Memory {
                 .vm()
                 .is_some_and(|vm| vm.state == MachineState::Running)
             {
-                // One in the future could not be set back on the disk yet, or not be written at all.
                 let began = files.began().or(known.first_running);
-                match began.filter(|began| *began > now) {
-                    Some(began) => known.note_running_on(began, passed),
-                    None => known.note_running(now),
-                }
+                known.note_seen(began, now, passed);
             }
         }
     }
@@ -246,6 +245,10 @@ mod tests {
         memory.note_scan(&snapshot, at(4000));
         memory.take_up(testing::files(names[0].as_str(), 1000));
         assert_eq!(memory.volatile[&names[0]].last_running, Some(at(4000)));
+        // The clock was set back meanwhile.
+        memory.note_scan(&snapshot, at(1000));
+        memory.note_scan(&snapshot, at(1060));
+        assert_eq!(memory.volatile[&names[0]].last_running, Some(at(4060)));
     }
 
     #[test]
