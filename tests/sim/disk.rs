@@ -296,6 +296,13 @@ impl State {
     /// Does to the model what is about to be done to the directory, failures included.
     fn mirror(&mut self, names: impl Fn(&Path) -> Option<Vec<String>>, effect: Effect<'_>) {
         let place = |path: &Path| names(path);
+        // A power loss may bring back what goes now, with the time that it has.
+        if let Effect::Rename(_, gone) | Effect::RemoveFile(gone) | Effect::RemoveTree(gone) =
+            effect
+            && let Some(id) = place(gone).and_then(|names| self.find(&names))
+        {
+            self.note_times(gone, id);
+        }
         match effect {
             Effect::Read(_) | Effect::SetTime(_) => {}
             Effect::CreateFile(path) => {
@@ -391,11 +398,13 @@ impl State {
         }
     }
 
-    /// Takes the modification times from the directory.
+    /// Takes the modification times from the directory, of what is there.
     fn note_times(&mut self, path: &Path, id: Id) {
         match &mut self.nodes[id] {
             Node::File { modified, .. } => {
-                *modified = fs::metadata(path).unwrap().modified().unwrap();
+                if let Ok(metadata) = fs::metadata(path) {
+                    *modified = metadata.modified().unwrap();
+                }
             }
             Node::Directory { live, .. } => {
                 for (name, id) in live.clone() {
