@@ -126,8 +126,10 @@ impl Memory {
         for vm in &snapshot.unfiled {
             if let (MachineState::Running, Some(name)) = (vm.state, vm.machine_name()) {
                 let known = self.volatile.entry(name).or_default();
-                // When it began is not known: it was before it was last seen.
-                known.note_seen(known.last_running, now, passed);
+                // When it began is not known: it was before it was last seen, if only by the daemon
+                // before this one.
+                let seen = known.last_running.or(self.scan_before_the_start);
+                known.note_seen(seen, now, passed);
             }
         }
         for machine in &snapshot.machines {
@@ -249,6 +251,12 @@ mod tests {
         memory.note_scan(&snapshot, at(1000));
         memory.note_scan(&snapshot, at(1060));
         assert_eq!(memory.volatile[&names[0]].last_running, Some(at(4060)));
+        // Or before the daemon was started again.
+        let mut memory = Memory::default();
+        memory.recall(&store, &config).unwrap();
+        memory.note_scan(&snapshot, at(1000));
+        memory.note_scan(&snapshot, at(1060));
+        assert_eq!(memory.volatile[&names[0]].last_running, Some(at(2060)));
     }
 
     #[test]

@@ -43,6 +43,8 @@ const BELIEVED: u32 = 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     running: bool,
+    /// Its VM has ended, or is about to.
+    over: bool,
     flavor: Option<String>,
 }
 
@@ -56,7 +58,7 @@ pub struct Knowledge {
     pub longest_gap: u64,
     /// The first complete listing after its VM had ended.
     pub told_end: Option<u64>,
-    /// A listing that was asked for after its VM had ended showed it running.
+    /// A listing that was asked for after its VM had ended showed it as if it had not.
     pub lied_about: bool,
     /// Complete listings that did not show it although it was there. Whether they came in a row is
     /// for the factory to say: it may have thrown away one in between for what else was in it.
@@ -233,7 +235,14 @@ impl Ledger {
             let running = text("status") == Some("ACTIVE") && powered == Some(1) && !deleting;
             let flavor = server.pointer("/flavor/id").and_then(Value::as_str);
             let flavor = flavor.map(str::to_owned);
-            seen.insert(id.to_owned(), Seen { running, flavor });
+            let over = ["SHUTOFF", "PAUSED", "SUSPENDED", "ERROR", "DELETED"];
+            let over = deleting || text("status").is_some_and(|status| over.contains(&status));
+            let shown = Seen {
+                running,
+                over,
+                flavor,
+            };
+            seen.insert(id.to_owned(), shown);
         }
         if page.and_then(|page| page.get("servers_links")).is_none() {
             *ended = Some(now);
@@ -272,9 +281,9 @@ impl Ledger {
             let Some((ended, _)) = cloud.server(id).and_then(|server| server.ended) else {
                 continue;
             };
-            if seen.get(id).is_some_and(|seen| seen.running) {
-                known.lied_about |= ended < times.asked;
-            } else {
+            let shown = seen.get(id);
+            known.lied_about |= ended < times.asked && shown.is_some_and(|shown| !shown.over);
+            if !shown.is_some_and(|shown| shown.running) {
                 known.told_end.get_or_insert(now);
             }
         }
