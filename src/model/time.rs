@@ -42,11 +42,6 @@ impl Timestamp {
         Self(self.0.saturating_sub(by.0))
     }
 
-    /// The moment so many seconds after.
-    pub const fn later(self, by: Seconds) -> Self {
-        Self(self.0.saturating_add(by.0))
-    }
-
     /// The same moment for the file system and the standard library.
     pub fn to_system_time(self) -> SystemTime {
         UNIX_EPOCH

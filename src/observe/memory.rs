@@ -53,7 +53,7 @@ impl Volatile {
     /// goes on by the old clock.
     fn note_seen(&mut self, began: Option<Timestamp>, now: Timestamp, passed: Seconds) {
         self.first_running.get_or_insert(now);
-        let last = self.last_running.map(|last| last.later(passed));
+        let last = self.last_running.map(|last| last + passed);
         self.last_running = match began {
             Some(began) if began > now => Some(last.unwrap_or(began)),
             Some(_) | None => Some(now),
