@@ -236,6 +236,7 @@ impl Pass<'_> {
         seed: Seed,
     ) -> Plan {
         self.recorder().look_for_room(now);
+        self.recorder().bring_back_aborts(now);
         self.report_unread(unread, now);
         let mut plan = decide::decide(&self.config, snapshot, now, seed);
         debug!(

@@ -3,7 +3,7 @@
 use super::plan::{Delete, Reason};
 use super::view::{Bucket, MachineView, View};
 use crate::config::MachinetypeConfig;
-use crate::model::{CloudMachine, Heartbeat, MachineState, Seconds, Timestamp};
+use crate::model::{CloudMachine, Heartbeat, MachineFiles, MachineState, Seconds, Timestamp};
 
 /// A machine that has been starting for longer than this never will.
 const START_LIMIT: Seconds = Seconds::new(3600);
@@ -63,7 +63,8 @@ fn is_due(machine: &MachineView<'_>, state: MachineState, now: Timestamp) -> boo
         .machine
         .files
         .deleted
-        .is_none_or(|last| now >= last + delete_pause(machine.machine.delete_tries))
+        // A delete in the future was tried before the clock was set back, who knows when.
+        .is_none_or(|last| last > now || now >= last + delete_pause(machine.machine.delete_tries))
 }
 
 /// The first rule that asks for the end of this machine.
@@ -76,22 +77,38 @@ pub(super) fn reason(
     let files = &machine.machine.files;
     match state {
         MachineState::Starting => {
-            let waited = view.now.since(files.created);
+            let waited = view.now.since(asked_for(files, listed, view.now));
             (waited > START_LIMIT).then_some(Reason::FailedToStart { waited })
         }
         MachineState::Shutdown | MachineState::Failed => Some(Reason::Stopped),
         MachineState::Deleting => {
-            let since = files
-                .deleted
-                .or(listed.updated)
-                .unwrap_or(files.created)
-                .max(files.created);
-            let waited = view.now.since(since);
+            let waited = deleting_for(files, listed, view.now);
             (waited >= DELETING_LIMIT).then_some(Reason::StillDeleting { waited })
         }
         MachineState::Running => running(view, machine),
         MachineState::Unknown => None,
     }
+}
+
+/// When a machine was asked for. Where the clock has been set back to before that, the cloud's own
+/// word counts; where there is none, nobody knows how long ago it was, and it keeps its time.
+fn asked_for(files: &MachineFiles, listed: &CloudMachine, now: Timestamp) -> Timestamp {
+    let told = listed.created.filter(|told| *told <= now);
+    match told {
+        Some(told) if files.created > now => told,
+        _ => files.created,
+    }
+}
+
+/// For how long the cloud has been removing a machine. What lies in the future was noted before the
+/// clock was set back and says nothing; with nothing else to go by it has been long enough.
+fn deleting_for(files: &MachineFiles, listed: &CloudMachine, now: Timestamp) -> Seconds {
+    let past = |time: &Timestamp| *time <= now;
+    let deleted = files.deleted.filter(past);
+    let since = deleted
+        .or(listed.updated.filter(past))
+        .max(Some(files.created).filter(past));
+    since.map_or(DELETING_LIMIT, |since| now.since(since))
 }
 
 fn running(view: &View<'_>, machine: &MachineView<'_>) -> Option<Reason> {

@@ -10,14 +10,14 @@
 
 use std::collections::btree_map::Entry;
 
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Recorder;
 use crate::account::{apel, spool};
 use crate::decide::Finish;
 use crate::events::Event;
 use crate::metrics::End;
-use crate::model::{History, MachineFiles, MachineName, Seconds, Timestamp};
+use crate::model::{History, MachineFiles, MachineName, MachinetypeName, Seconds, Timestamp};
 use crate::state::{StateError, TimeFile};
 
 /// How a machine ended, as it is counted.
@@ -88,13 +88,14 @@ impl Recorder<'_> {
                 ..History::default()
             }),
         };
-        let latest = history.last_abort.max(Some(finish.stopped));
+        // An end that is in the future was written down before the clock was set back.
+        let at = finish.stopped.min(now);
+        let latest = history.last_abort.max(Some(at));
         if latest != history.last_abort {
-            self.store
-                .set_last_abort_time(space, machinetype, finish.stopped)?;
+            self.store.set_last_abort_time(space, machinetype, at)?;
             history.last_abort = latest;
             let configured = self.config.machinetypes.get(machinetype);
-            let until = configured.map(|configured| finish.stopped + configured.backoff);
+            let until = configured.map(|configured| at + configured.backoff);
             self.events.push(Event::BackoffBegan {
                 machinetype: machinetype.clone(),
                 machine: finish.machine.clone(),
@@ -102,6 +103,47 @@ impl Recorder<'_> {
                 until: until.filter(|until| *until > now),
             });
         }
+        Ok(())
+    }
+
+    /// Dates the aborts that are in the future, because the clock was set back, by now: no backoff
+    /// is longer than configured, counted from when that is found. A decision takes them so.
+    pub fn bring_back_aborts(&mut self, now: Timestamp) {
+        let history = self.memory.history.iter();
+        let ahead = history.filter_map(|(machinetype, history)| {
+            let at = history.last_abort.filter(|at| *at > now)?;
+            Some((machinetype.clone(), at))
+        });
+        for (machinetype, at) in ahead.collect::<Vec<_>>() {
+            let subject = format!("last abort of {machinetype}");
+            match self.bring_back_abort(&machinetype, now) {
+                Ok(()) => {
+                    self.repeats.is_over(&subject);
+                    warn!(
+                        %machinetype,
+                        "its last abort was dated {}, which is in the future: the clock was set back; backoff_seconds count from now",
+                        at.to_rfc3339()
+                    );
+                }
+                Err(problem) if self.repeats.is_news(&subject, &problem.to_string()) => error!(
+                    %machinetype,
+                    "cannot date its last abort by now, where {} is in the future: {problem}; it backs off, and this is tried again in the next cycle",
+                    at.to_rfc3339()
+                ),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn bring_back_abort(
+        &mut self,
+        machinetype: &MachinetypeName,
+        now: Timestamp,
+    ) -> Result<(), StateError> {
+        self.store
+            .set_last_abort_time(&self.config.name, machinetype, now)?;
+        let history = self.memory.history.entry(machinetype.clone()).or_default();
+        history.last_abort = Some(now);
         Ok(())
     }
 
@@ -215,6 +257,39 @@ mod tests {
                 .remove_time(&machine, TimeFile::Stopped)
                 .unwrap();
         }
+    }
+
+    #[test]
+    fn an_abort_in_the_future_is_brought_back_to_now_once_on_the_disk_too() {
+        let mut world = World::new();
+        let machinetype = MachinetypeName::new("a").unwrap();
+        let space = world.config.name.clone();
+        let at = Timestamp::from_unix;
+        let set = |world: &mut World, time| {
+            world
+                .memory
+                .history
+                .entry(machinetype.clone())
+                .or_default()
+                .last_abort = Some(time);
+            let store = &world.store;
+            store
+                .set_last_abort_time(&space, &machinetype, time)
+                .unwrap();
+        };
+        for (last, expected) in [(9000, 5000), (4999, 4999)] {
+            set(&mut world, at(last));
+            world.recorder().bring_back_aborts(at(5000));
+            world.recorder().bring_back_aborts(at(5060));
+            let on_disk = world.store.last_abort_time(&space, &machinetype).unwrap();
+            assert_eq!(on_disk, Some(at(expected)));
+            assert_eq!(world.memory.history[&machinetype].last_abort, on_disk);
+        }
+        // Nor does an end in the future write one down.
+        let end = [finish(NAMES[0], 9000)];
+        assert!(world.recorder().bookkeeping(&end, at(5000)).is_empty());
+        let on_disk = world.store.last_abort_time(&space, &machinetype).unwrap();
+        assert_eq!(on_disk, Some(at(5000)));
     }
 
     #[test]

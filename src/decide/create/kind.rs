@@ -194,6 +194,9 @@ fn new_kind<'a>(
             history.note_failure(view.now);
         }
     }
+    // One in the future was noted before the clock was set back: it is brought back to when that was
+    // found, which is now ([`crate::record::Recorder::bring_back_aborts`]).
+    history.last_abort = history.last_abort.map(|at| at.min(view.now));
     let flavors = placement::usable(view, config);
     let backoff_until = history.last_abort.map(|at| at + config.backoff);
     let no_flavor = flavors.as_ref().err();
@@ -224,7 +227,10 @@ fn standing_rules(
     backoff_until: Option<Timestamp>,
     no_flavor: Option<&Blocked>,
 ) -> Vec<Rule> {
-    let last_failure = history.last_failure.filter(|_| history.failures > 0);
+    // One in the future was noted before the clock was set back: its pause is over.
+    let last_failure = history
+        .last_failure
+        .filter(|last| history.failures > 0 && *last <= view.now);
     vec![
         Rule::TargetShare {
             share: config.target_share.get(),

@@ -13,6 +13,19 @@ fn rule_1_starting_for_more_than_3600_seconds() {
 }
 
 #[test]
+fn rule_1_goes_by_the_clouds_word_when_the_creation_is_in_the_future() {
+    check(
+        "a
+         a.1 starting created=+90000 cloud-created=-3600
+         a.2 starting created=+90000 cloud-created=-3601
+         a.3 starting created=+90000 cloud-created=+1
+         a.4 starting created=+90000
+         a.5 starting created=-3600 cloud-created=-90000",
+        "delete a.2: 700 Failed to start",
+    );
+}
+
+#[test]
 fn rule_1_holds_whatever_time_the_cloud_tells_for_its_start() {
     // EC2 tells a launchTime from the request on; a VM that is ACTIVE without power has not
     // started either. Neither is written down as a start, or a failed boot would be an abort.
@@ -255,6 +268,23 @@ fn a_delete_that_fails_is_repeated_with_growing_pauses() {
         "delete a.2: it has stopped
          delete a.4: it has stopped
          delete a.6: it has stopped",
+    );
+}
+
+#[test]
+fn a_delete_in_the_future_is_not_waited_for() {
+    // It was tried while the clock was ahead. The one that follows is dated by now.
+    check(
+        "a
+         a.1 shutdown started=-900 stopped=-60 finished=-60 deleted=+1 tries=99
+         a.2 deleting started=-9000 finished=-60 stopped=-60 created=-9000 deleted=+90000
+         a.3 deleting started=-9000 finished=-60 stopped=-60 created=-3000 deleted=+90000
+         a.4 deleting started=-9000 finished=-60 stopped=-60 created=+90000 deleted=+90000
+         a.5 deleting started=-9000 finished=-60 stopped=-60 created=+90000 deleted=-60
+         a.6 deleting started=-9000 finished=-60 stopped=-60 created=-9000 deleted=+1 cloud-updated=-60",
+        "delete a.1: it has stopped
+         delete a.2: still there 9000 s after it was deleted
+         delete a.4: still there 3600 s after it was deleted",
     );
 }
 

@@ -15,6 +15,26 @@ fn nothing_is_created_until_backoff_seconds_after_the_last_abort() {
 }
 
 #[test]
+fn what_was_noted_by_a_clock_that_was_ahead_ends_no_later_than_if_it_were_noted_now() {
+    check(
+        "space max_machines=10\n a backoff_seconds=600\n history a abort=+90000",
+        "why a: backing off after an abort until +600",
+    );
+    // An end in the future that has not been finished is no later than now either.
+    check(
+        "space max_machines=10
+         a
+         a.1 shutdown started=-900 stopped=+90000 message=300~Nothing deleted=0",
+        "finish a.1 +90000 ran 90900 code 300 ABORT account
+         why a: backing off after an abort until +600",
+    );
+    check(
+        "space max_machines=10\n a\n history a failures=99 failed=+1",
+        "create a one",
+    );
+}
+
+#[test]
 fn an_abort_found_in_this_pass_counts_at_once() {
     check(
         "space max_machines=10

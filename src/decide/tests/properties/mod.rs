@@ -10,6 +10,7 @@ mod reasons;
 use proptest::prelude::*;
 
 use crate::config::{MachinetypeConfig, SpaceConfig};
+use crate::decide::tests::NOW;
 use crate::decide::{Bookkeeping, Plan};
 use crate::model::{Processors, SpaceSnapshot, Timestamp};
 
@@ -90,7 +91,8 @@ fn new(plan: &Plan, kind: Option<&str>) -> (u32, u32) {
     })
 }
 
-/// The last abort of a machinetype, those that this plan has found included.
+/// The last abort of a machinetype, those that this plan has found included; now, when that is in
+/// the future.
 fn last_abort(
     config: &MachinetypeConfig,
     snapshot: &SpaceSnapshot,
@@ -106,5 +108,5 @@ fn last_abort(
         .history
         .get(&config.name)
         .and_then(|history| history.last_abort);
-    found.chain(known).max()
+    found.chain(known).max().map(|last| last.min(NOW))
 }
