@@ -65,6 +65,7 @@ impl Recorder<'_> {
             Err(why @ (DeleteError::Withdrawn | DeleteError::Stopping)) => {
                 info!(%machine, "not deleted: {why}");
             }
+            Err(DeleteError::State(problem)) if self.forget_if_lost(machine, problem) => {}
             Err(DeleteError::State(problem)) if problem.is_disk_full() => {
                 self.say_no_room(problem);
             }
@@ -110,6 +111,24 @@ mod tests {
     use super::*;
     use crate::record::testing::{NAMES, World};
     use crate::state::StateError;
+
+    #[test]
+    fn a_delete_that_cannot_be_written_down_without_a_directory_forgets_the_machine() {
+        let mut world = World::new();
+        let machine = MachineName::new(NAMES[0]).unwrap();
+        world.store.remove_machine(&machine).unwrap();
+        let text = "700 Exceeded max_wallclock_seconds";
+        let problem = world.store.leave_shutdown_message(&machine, text);
+        let outcome = DeleteOutcome {
+            machine: machine.clone(),
+            reason: Reason::Stopped,
+            tried: None,
+            result: Err(problem.unwrap_err().into()),
+        };
+        world.recorder().deletes(&[outcome]);
+        assert!(!world.memory.machines.contains_key(&machine));
+        assert_eq!(world.repeats.is_over(&about_deleting(&machine)), None);
+    }
 
     #[test]
     fn a_delete_that_fails_each_time_is_told_once_until_it_works() {

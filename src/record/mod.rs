@@ -87,7 +87,9 @@ impl Recorder<'_> {
             let Err(problem) = self.one(action, now) else {
                 continue;
             };
-            if problem.is_disk_full() {
+            if self.forget_if_lost(name, &problem) {
+                // That has been told.
+            } else if problem.is_disk_full() {
                 self.say_no_room(&problem);
             } else if self
                 .repeats
@@ -165,6 +167,24 @@ impl Recorder<'_> {
         }
     }
 
+    /// Forgets a machine of which something could not be written because somebody has removed its
+    /// directory: kept in memory it could never be destroyed, because that is written down first.
+    /// Its VM is then one of ours without a directory, as after the loss of the whole state.
+    fn forget_if_lost(&mut self, machine: &MachineName, problem: &StateError) -> bool {
+        if !self.memory.machines.contains_key(machine) || !self.store.has_lost(machine) {
+            return false;
+        }
+        self.memory.forget(machine);
+        self.repeats.is_over(&about_files(machine));
+        self.repeats.is_over(&deletes::about_deleting(machine));
+        error!(
+            %machine,
+            "{problem}: its directory {} was removed while the daemon ran, and what it held is lost; a VM of it that the cloud lists with our marks gets a new one in the next cycle, and what has none is forgotten",
+            self.store.layout().machine(machine).display()
+        );
+        true
+    }
+
     fn files(&mut self, machine: &MachineName, change: impl FnOnce(&mut MachineFiles)) {
         if let Some(files) = self.memory.machines.get_mut(machine) {
             change(files);
@@ -201,12 +221,17 @@ pub fn hold_back(plan: &mut Plan, unread: &[Unread]) {
 mod tests {
     use super::testing::{NAMES, World, finish};
     use super::*;
+    use crate::decide::testing;
+    use crate::model::MachineState;
+    use crate::state::TimeFile;
 
     #[test]
     fn one_machine_that_cannot_be_written_about_keeps_no_other_back() {
         let mut world = World::new();
         let damaged = MachineName::new(NAMES[0]).unwrap();
-        world.store.remove_machine(&damaged).unwrap();
+        let layout = world.store.layout();
+        let in_the_way = layout.machine(&damaged).join(TimeFile::Stopped.file_name());
+        layout.disk().create_dir(&in_the_way, 0o755).unwrap();
         let now = Timestamp::from_unix(5000);
         let actions = NAMES.map(|name| finish(name, 4000));
         let failed = world.recorder().bookkeeping(&actions, now);
@@ -220,6 +245,41 @@ mod tests {
         };
         assert_eq!(finished(&world), [None, Some(now)]);
         assert_eq!(world.totals.records, 1);
+    }
+
+    #[test]
+    fn a_machine_whose_directory_was_removed_is_forgotten_so_that_its_vm_can_be_adopted() {
+        let mut world = World::new();
+        let [lost, kept] = NAMES.map(|name| MachineName::new(name).unwrap());
+        world.store.remove_machine(&lost).unwrap();
+        let now = Timestamp::from_unix(5000);
+        let actions = NAMES.map(|name| finish(name, 4000));
+        let failed = world.recorder().bookkeeping(&actions, now);
+        assert_eq!(failed, BTreeSet::from([lost.clone()]));
+        assert!(world.memory.machines.keys().eq([&kept]));
+        // The next scan finds it without a directory.
+        let adopt = Bookkeeping::Adopt {
+            machinetype: lost.machinetype().unwrap(),
+            listed: Box::new(testing::listed(NAMES[0], MachineState::Running)),
+            machine: lost.clone(),
+        };
+        assert!(world.recorder().bookkeeping(&[adopt], now).is_empty());
+        assert!(world.memory.machines.contains_key(&lost) && !world.store.has_lost(&lost));
+    }
+
+    #[test]
+    fn no_machine_is_forgotten_where_all_directories_are_missing() {
+        let mut world = World::new();
+        let layout = world.store.layout();
+        let elsewhere = layout.root().join("elsewhere");
+        layout
+            .disk()
+            .rename(&layout.machines(), &elsewhere)
+            .unwrap();
+        let now = Timestamp::from_unix(5000);
+        let failed = world.recorder().bookkeeping(&[finish(NAMES[0], 4000)], now);
+        assert_eq!(failed.len(), 1);
+        assert_eq!(world.memory.machines.len(), NAMES.len());
     }
 
     #[test]

@@ -97,6 +97,16 @@ impl Store {
         made
     }
 
+    /// Whether somebody has removed a machine's directory. Where those of machines cannot be had at
+    /// all, as on a disk that is not mounted, or where that cannot be told, nobody has.
+    pub fn has_lost(&self, name: &MachineName) -> bool {
+        let path = self.layout.machine(name);
+        let looked = self.layout.disk().read(&path);
+        let found = looked.and_then(|()| fs::symlink_metadata(&path));
+        let is_missing = found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        is_missing && self.layout.machines().is_dir()
+    }
+
     /// Writes one of the time files.
     ///
     /// # Errors
