@@ -8,6 +8,9 @@ use crate::model::{CloudMachine, Ended, MachineState, MachinetypeName, Seconds, 
 
 /// How long the end of a machine waits for the message that a remote server may have.
 const MESSAGE_PATIENCE: Seconds = Seconds::new(3600);
+/// The same from its end on, whoever is at fault: a server that cannot be asked, because our own
+/// certificate cannot be read, is not asked later either. A day lets a person see and mend it.
+const MESSAGE_LIMIT: Seconds = Seconds::new(86_400);
 /// How much longer than cleanup_hours a directory is kept whose copy (log_joboutputs) has failed.
 const COPY_PATIENCE: Seconds = Seconds::new(86_400);
 
@@ -147,16 +150,27 @@ fn start(
     })
 }
 
+/// The end of a machine that has ended, and is not written down while it waits for its message: an
+/// abort as long as nothing else is known.
+pub(super) fn provisional(view: &View<'_>, machine: &MachineView<'_>) -> Option<Finish> {
+    let is_open = machine.machine.awaits_message && machine.machine.files.finished.is_none();
+    let finish = is_open.then(|| finish(view, machine, view.started(machine)));
+    finish.flatten()
+}
+
 /// Whether the end of a machine has to wait for what it may have said on a remote server: without
-/// its message it could be an abort that is none. A server that is dead for good is not waited for.
+/// its message it could be an abort that is none. A server that is dead for good is not waited for,
+/// and none for longer than [`MESSAGE_LIMIT`].
 fn awaits_message(view: &View<'_>, machine: &MachineView<'_>, stopped: Timestamp) -> bool {
     let asked_since = machine
         .machinetype
         .and_then(|configured| view.remote(configured))
         .and_then(|remote| remote.asked_since);
-    let waited = view.now.since(stopped.max(asked_since.unwrap_or_default()));
-    machine.machine.awaits_message
-        && (machine.machine.files.stopped.is_none() || waited < MESSAGE_PATIENCE)
+    // An end in the future was dated before the clock was set back, who knows when.
+    let ended = Some(stopped).filter(|at| *at <= view.now);
+    let waited = view.now.since(ended.max(asked_since).unwrap_or_default());
+    let is_early = waited < MESSAGE_PATIENCE && view.now.since(stopped) < MESSAGE_LIMIT;
+    machine.machine.awaits_message && (machine.machine.files.stopped.is_none() || is_early)
 }
 
 /// Fixes the time of an end whose other consequences have to wait: later scans must not move it.

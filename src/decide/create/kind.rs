@@ -174,17 +174,10 @@ pub(super) fn all<'a>(view: &View<'a>, bookkeeping: &[Bookkeeping], unit: Unit) 
     kinds.into_values().collect()
 }
 
-fn new_kind<'a>(
-    view: &View<'a>,
-    config: &'a MachinetypeConfig,
-    bookkeeping: &[Bookkeeping],
-) -> Kind<'a> {
-    let mut history = view
-        .snapshot
-        .history
-        .get(&config.name)
-        .copied()
-        .unwrap_or_default();
+/// What is known of a machinetype from before, and from the ends that this pass has found.
+fn history(view: &View<'_>, config: &MachinetypeConfig, bookkeeping: &[Bookkeeping]) -> History {
+    let known = view.snapshot.history.get(&config.name);
+    let mut history = known.copied().unwrap_or_default();
     let ends = bookkeeping.iter().filter_map(Bookkeeping::finish);
     for finish in ends.filter(|finish| finish.machinetype == config.name) {
         if finish.abort {
@@ -194,9 +187,31 @@ fn new_kind<'a>(
             history.note_failure(view.now);
         }
     }
+    // An end can wait for its message for hours, in which the next machines would fizzle as well.
+    history.last_abort = history.last_abort.max(provisional_abort(view, config));
     // One in the future was noted before the clock was set back: it is brought back to when that was
     // found, which is now ([`crate::record::Recorder::bring_back_aborts`]).
     history.last_abort = history.last_abort.map(|at| at.min(view.now));
+    history
+}
+
+/// The latest end that is an abort unless the message that is still waited for says otherwise.
+fn provisional_abort(view: &View<'_>, config: &MachinetypeConfig) -> Option<Timestamp> {
+    let machines = view.machines.iter();
+    machines
+        .filter(|machine| machine.machine.files.machinetype == config.name)
+        .filter_map(|machine| finish::provisional(view, machine))
+        .filter(|end| end.abort)
+        .map(|end| end.stopped)
+        .max()
+}
+
+fn new_kind<'a>(
+    view: &View<'a>,
+    config: &'a MachinetypeConfig,
+    bookkeeping: &[Bookkeeping],
+) -> Kind<'a> {
+    let history = history(view, config, bookkeeping);
     let flavors = placement::usable(view, config);
     let backoff_until = history.last_abort.map(|at| at + config.backoff);
     let no_flavor = flavors.as_ref().err();

@@ -1,5 +1,6 @@
 //! Machines that write to a server elsewhere, and copies of what machines write.
 
+use super::super::blocked::Blocked;
 use super::super::plan::{Bookkeeping, Reason};
 use super::super::{decide, testing};
 use crate::config::SpaceConfig;
@@ -145,6 +146,77 @@ fn an_end_waits_for_its_message_but_its_time_does_not() {
     };
     let told = written(&config, told, NOW + 60);
     assert_eq!(finish(&told), Some((at(9000), true, Some(300))));
+}
+
+/// The end of the machine at 9000, which waits while the server is asked since `asked_since`.
+fn ended_at_9000(asked_since: u64, now: u64) -> Option<(Timestamp, bool, Option<u16>)> {
+    let config = elsewhere("");
+    let mut machine = testing::machine(NAME, MachineState::Shutdown, 0);
+    machine.awaits_message = true;
+    machine.files.stopped = Some(at(9000));
+    let name = machine.files.machinetype.clone();
+    let mut snapshot = testing::snapshot(vec![machine]);
+    snapshot
+        .remotes
+        .insert(name, known(asked_since, None, None));
+    finish(&decide(&config, &snapshot, at(now), Seed(1)).bookkeeping)
+}
+
+#[test]
+fn an_end_waits_for_a_day_at_most_where_the_server_cannot_be_asked() {
+    // What hinders is ours: it is as if the asking began anew in each pass.
+    let day = 9000 + 86_400;
+    assert_eq!(ended_at_9000(day - 1, day - 1), None);
+    assert_eq!(ended_at_9000(day, day), Some((at(9000), false, None)));
+}
+
+#[test]
+fn an_end_in_the_future_waits_for_its_message_no_longer_than_another() {
+    assert_eq!(ended_at_9000(1000, 1000 + 3599), None);
+    let given_up = ended_at_9000(1000, 1000 + 3600);
+    assert_eq!(given_up.map(|(stopped, ..)| stopped), Some(at(9000)));
+}
+
+/// Until when machinetype a backs off because of a machine that ran from 60 to `stopped`.
+fn backs_off_until(stopped: u64, change: impl FnOnce(&mut Machine)) -> Option<Timestamp> {
+    let config = elsewhere("backoff_seconds = 900");
+    let mut machine = testing::machine(NAME, MachineState::Shutdown, 0);
+    machine.files.stopped = Some(at(stopped));
+    machine.awaits_message = true;
+    change(&mut machine);
+    let name = machine.files.machinetype.clone();
+    let mut snapshot = testing::snapshot(vec![machine]);
+    snapshot
+        .remotes
+        .insert(name.clone(), known(500, None, None));
+    let plan = decide(&config, &snapshot, at(700), Seed(1));
+    match plan.report.machinetypes[&name].stopped_by {
+        Blocked::Backoff { until } => Some(until),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_short_run_whose_message_is_waited_for_begins_the_backoff_already() {
+    let new = |machine: &mut Machine| {
+        machine.files.stopped = None;
+        machine.listed[0].updated = Some(at(659));
+        machine.last_running = Some(at(600));
+    };
+    assert_eq!(backs_off_until(659, |_| {}), Some(at(659 + 900)));
+    assert_eq!(
+        backs_off_until(659, new),
+        Some(at(659 + 900)),
+        "ended just now"
+    );
+    assert_eq!(backs_off_until(660, |_| {}), None, "ran for fizzle_seconds");
+    let told = |machine: &mut Machine| {
+        machine.awaits_message = false;
+        machine.shutdown_message = Some(ShutdownMessage::parse("200 Success"));
+    };
+    assert_eq!(backs_off_until(659, told), None);
+    let finished = |machine: &mut Machine| machine.files.finished = Some(at(690));
+    assert_eq!(backs_off_until(659, finished), None, "the file counts now");
 }
 
 #[test]
