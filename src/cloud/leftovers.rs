@@ -16,7 +16,8 @@ pub struct Search {
     /// Machines of ours that the cloud lists no more: what it made for them by itself bears no
     /// marks, only their identifiers.
     pub gone: BTreeSet<CloudId>,
-    /// The identifiers of volumes that it made for them, as far as that is on file.
+    /// The identifiers of volumes that were attached to them, as far as that is on file: it made them
+    /// to boot from, or somebody has attached them by hand.
     pub gone_volumes: BTreeSet<String>,
 }
 

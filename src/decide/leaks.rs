@@ -82,7 +82,7 @@ pub fn gone(snapshot: &SpaceSnapshot) -> BTreeSet<CloudId> {
         .collect()
 }
 
-/// The volumes that the cloud made for those machines, as far as they are on file.
+/// The volumes that were attached to those machines, as far as they are on file.
 pub fn gone_volumes(snapshot: &SpaceSnapshot) -> BTreeSet<String> {
     over(snapshot)
         .flat_map(|machine| machine.files.volumes.iter().cloned())

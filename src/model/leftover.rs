@@ -8,7 +8,7 @@
 //! | thing | where its marks are |
 //! | --- | --- |
 //! | VM | metadata: the keys `space` and `manager` |
-//! | volume | the same metadata; or none, if Nova made it with a server of ours: it can mark them with nothing. Such a volume is ours while it is attached to a server that was ours and is gone, or if the server's directory has noted its identifier, and if nobody has given it a name, a description or metadata |
+//! | volume | the same metadata; or none, if Nova made it with a server of ours: it can mark them with nothing. Such a volume is ours while it is attached to a server that was ours and is gone, or if the server's directory has noted its identifier, and if it was made from an image, unlike one for data that somebody may have attached, and nobody has given it a name, a description or metadata |
 //! | image | visibility private, and the tags `space=SPACE` and `manager=FACTORY` (a snapshot of a VM does not inherit those of its image, which it does with properties); one that we have uploaded has a third, `image=DIGEST`, which tells its source and content |
 //! | port, floating IP | the words `space=SPACE` and `manager=FACTORY` of its description (tags need a second request) |
 //! | key pair | its name, `vcycle-OWNER-KEY`: OWNER is a digest of both marks, KEY of the public key. Names take neither dots nor other data, and key pairs belong to the user, whom other spaces and factories may share |

@@ -22,7 +22,7 @@ fn search() -> Search {
         },
         public_keys: Some(Vec::new()),
         gone: BTreeSet::from([CloudId::new("gone-1")]),
-        gone_volumes: BTreeSet::from(["noted".to_owned(), "noted-named".to_owned()]),
+        gone_volumes: BTreeSet::from(["noted", "noted-named", "noted-data"].map(str::to_owned)),
     }
 }
 
@@ -84,6 +84,13 @@ async fn each_kind_is_known_by_its_marks_and_nothing_else_is_touched() {
                 json!({"id": id, "name": "", "status": status, "attachments": attached,
                     "metadata": {"space": "space.example.org", "manager": manager, "more": "x"}})
             };
+            let of_nova = |more: Value| {
+                let mut volume = json!({"name": "", "metadata": {}, "status": "available",
+                    "attachments": [], "bootable": "true",
+                    "volume_image_metadata": {"image_id": "image-1"}});
+                volume.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+                volume
+            };
             let ours = "factory.example.org";
             Reply::json(200, json!({"volumes": [
                 volume("ours", "available", ours, None),
@@ -93,16 +100,19 @@ async fn each_kind_is_known_by_its_marks_and_nothing_else_is_touched() {
                 volume("growing", "downloading", ours, None),
                 volume("going", "deleting", ours, None),
                 json!({"id": "plain", "status": "available"}),
-                // Made by Nova: without marks, without a name.
-                json!({"id": "of-nova", "name": "", "description": "", "metadata": {},
-                    "status": "in-use", "attachments": [{"server_id": "gone-1"}]}),
-                json!({"id": "of-nova-too", "name": "", "metadata": {},
-                    "status": "in-use", "attachments": [{"server_id": "s1"}]}),
-                json!({"id": "noted", "name": "", "description": null, "metadata": {},
+                // Made by Nova from an image: without marks, without a name.
+                of_nova(json!({"id": "of-nova", "description": "",
+                    "status": "in-use", "attachments": [{"server_id": "gone-1"}]})),
+                of_nova(json!({"id": "of-nova-too",
+                    "status": "in-use", "attachments": [{"server_id": "s1"}]})),
+                of_nova(json!({"id": "noted", "description": null})),
+                of_nova(json!({"id": "noted-named", "name": "precious"})),
+                of_nova(json!({"id": "taken", "metadata": {"keep": "me"},
+                    "status": "in-use", "attachments": [{"server_id": "gone-1"}]})),
+                // Attached by hand to a machine of ours.
+                json!({"id": "noted-data", "name": "", "metadata": {}, "bootable": "false",
                     "status": "available", "attachments": []}),
-                json!({"id": "noted-named", "name": "precious", "metadata": {},
-                    "status": "available", "attachments": []}),
-                json!({"id": "taken", "name": "", "metadata": {"keep": "me"},
+                json!({"id": "data", "name": "", "metadata": {}, "bootable": "false",
                     "status": "in-use", "attachments": [{"server_id": "gone-1"}]}),
             ]}))
         }

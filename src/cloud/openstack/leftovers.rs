@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 use http::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use url::form_urlencoded;
 
 use super::auth::Session;
@@ -211,6 +212,27 @@ struct WireVolume {
     metadata: Option<BTreeMap<String, String>>,
     #[serde(default)]
     attachments: Vec<Attachment>,
+    /// Cinder says "true" or "false", as text.
+    #[serde(default)]
+    bootable: Value,
+    /// What Cinder took over from the image that the volume was made from; a volume that was made
+    /// empty has none.
+    #[serde(default)]
+    volume_image_metadata: Value,
+}
+
+impl WireVolume {
+    /// Whether it may be one that Nova made for a server to boot from. Nova gives those neither name
+    /// nor metadata: who has named one has taken it over. And it makes them from an image, unlike a
+    /// volume for data, which somebody may have attached to the server by hand.
+    fn is_of_nova(&self) -> bool {
+        let is_without = |text: &Option<String>| text.as_ref().is_none_or(String::is_empty);
+        let is_bare = self.metadata.as_ref().is_none_or(BTreeMap::is_empty)
+            && is_without(&self.name)
+            && is_without(&self.description);
+        let image = self.volume_image_metadata.as_object();
+        is_bare && self.bootable == "true" && image.is_some_and(|image| !image.is_empty())
+    }
 }
 
 #[derive(Deserialize)]
@@ -229,6 +251,7 @@ impl Wire for WireVolume {
     }
 
     fn ours(self, search: &Search) -> Option<Leftover> {
+        let is_of_nova = self.is_of_nova();
         let metadata = self.metadata.unwrap_or_default();
         let mark = |key: &str| metadata.get(key).map(String::as_str);
         let marked = search.owner.is_marked(mark(SPACE_MARK), mark(MANAGER_MARK));
@@ -238,14 +261,7 @@ impl Wire for WireVolume {
                 let server = attachment.server_id.clone().map(CloudId::new);
                 server.is_some_and(|server| search.gone.contains(&server))
             });
-        // Nova gives the volumes that it makes for a server neither name nor metadata. Who has
-        // named one has taken it over.
-        let given = [&self.name, &self.description];
-        let bare = metadata.is_empty()
-            && given
-                .into_iter()
-                .all(|text| text.as_ref().is_none_or(String::is_empty));
-        if !(marked || of_gone && bare) || self.status == "deleting" {
+        if !(marked || of_gone && is_of_nova) || self.status == "deleting" {
             return None;
         }
         let user = match attached.map(|attachment| attachment.server_id) {
@@ -558,4 +574,59 @@ fn encoded(query: Vec<(&'static str, String)>) -> String {
     form_urlencoded::Serializer::new(String::new())
         .extend_pairs(query)
         .finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::{FactoryName, Owner, SpaceName};
+
+    fn search() -> Search {
+        Search {
+            owner: Owner {
+                space: SpaceName::new("space.example.org").unwrap(),
+                manager: FactoryName::new("factory.example.org").unwrap(),
+            },
+            public_keys: None,
+            gone: BTreeSet::from([CloudId::new("gone")]),
+            gone_volumes: BTreeSet::from(["noted".to_owned()]),
+        }
+    }
+
+    /// Whether a volume that Nova has made, with this changed, is found as ours.
+    fn is_ours(change: &Value) -> bool {
+        let mut volume = json!({"id": "noted", "status": "available", "name": "", "metadata": {},
+            "attachments": [], "bootable": "true", "volume_image_metadata": {"image_id": "i"}});
+        let change = change.as_object().unwrap().clone();
+        volume.as_object_mut().unwrap().extend(change);
+        let volume: WireVolume = serde_json::from_value(volume).unwrap();
+        volume.ours(&search()).is_some()
+    }
+
+    #[test]
+    fn a_volume_that_was_only_attached_to_a_machine_of_ours_is_not_ours() {
+        let attached = json!([{"server_id": "gone"}]);
+        let attached = json!({"id": "x", "status": "in-use", "attachments": attached});
+        for of_ours in [json!({}), attached] {
+            assert!(is_ours(&of_ours));
+            for other in [
+                json!({"bootable": "false"}),
+                json!({"bootable": null}),
+                json!({"volume_image_metadata": {}}),
+                json!({"volume_image_metadata": null}),
+                json!({"description": "data"}),
+            ] {
+                let mut change = of_ours.clone();
+                let other = other.as_object().unwrap().clone();
+                change.as_object_mut().unwrap().extend(other);
+                assert!(!is_ours(&change), "{change}");
+            }
+        }
+        let marks = json!({"space": "space.example.org", "manager": "factory.example.org"});
+        assert!(is_ours(&json!({"metadata": marks, "bootable": "false"})));
+    }
 }
