@@ -96,6 +96,17 @@ impl HttpsServer {
         Ok(new)
     }
 
+    /// Takes `last`, the last cycle of the daemon before this one, for the tick before the first.
+    /// Another program that serves the directory may have been down with this host since then.
+    pub(super) fn go_on_from(&mut self, last: Option<Timestamp>, interval: Seconds) {
+        if let (Hearing::Elsewhere, Some(last)) = (self.hearing, last) {
+            let now = self.last_tick;
+            self.last_tick = last;
+            self.note_breaks(now, interval);
+            self.last_tick = now;
+        }
+    }
+
     pub(super) const fn hearing(&self) -> Hearing {
         self.hearing
     }
@@ -212,7 +223,7 @@ impl HttpsServer {
         }
     }
 
-    /// While the host was suspended no machine could write, and when the clock has jumped the age
+    /// While the host was suspended or down no machine could write, and when the clock has jumped the age
     /// of what they wrote means nothing: they get time to be heard again.
     fn note_breaks(&mut self, now: Timestamp, interval: Seconds) {
         let gap = now.since(self.last_tick);
@@ -221,7 +232,7 @@ impl HttpsServer {
         if late || from_the_future {
             self.hearing = Hearing::Since(now);
             warn!(
-                "{} between two cycles: this host slept or its clock was set; heartbeats count anew from now",
+                "{} between two cycles: this host or the daemon was down, or the clock was set; heartbeats count anew from now",
                 if late {
                     format!("{gap} s have passed")
                 } else {
@@ -347,6 +358,26 @@ mod tests {
         let back = Timestamp::from_unix(world.clock.now().unix() - 5000);
         world.clock.set(back);
         assert_eq!(world.tick(&wanted, 0).await, Hearing::Since(back));
+    }
+
+    #[tokio::test]
+    async fn heartbeats_to_another_program_count_anew_after_the_host_was_down() {
+        let ago = |world: &World, seconds: u64| {
+            Some(Timestamp::from_unix(world.clock.now().unix() - seconds))
+        };
+        let mut world = World::new().await;
+        for last in [None, ago(&world, 100)] {
+            world.server.go_on_from(last, INTERVAL);
+            assert_eq!(world.server.hearing(), Hearing::Elsewhere, "{last:?}");
+        }
+        let last = ago(&world, 900);
+        world.server.go_on_from(last, INTERVAL);
+        assert_eq!(world.server.hearing(), Hearing::Since(world.clock.now()));
+        let none = config(world.dir.path(), None);
+        assert_eq!(
+            world.tick(&none, 60).await,
+            Hearing::Since(Timestamp::from_unix(1_700_000_000))
+        );
     }
 
     #[test]
