@@ -13,7 +13,7 @@ use super::exit::{Exit, Failure};
 use crate::clock::Clock;
 use crate::cloud::{self, Outside};
 use crate::config::{self, Config, Raw, SpaceConfig};
-use crate::daemon::{Settings, find_leftovers, last_answers, listed, observe_once};
+use crate::daemon::{Observed, Settings, find_leftovers, last_answers, listed, observe_once};
 use crate::decide::leaks::{self, LeakCount, Sightings};
 use crate::decide::{self, Bookkeeping, Plan};
 use crate::images;
@@ -210,12 +210,18 @@ async fn look_at(
     let cloud = cloud::connect(&space, &settings.state_dir, &outside, cloud::Use::Look)
         .await
         .map_err(unavailable)?;
-    let (mut snapshot, problems) =
-        observe_once(cloud.as_ref(), &space, &settings.factory, &store, &memory)
-            .await
-            .map_err(unavailable)?;
-    for problem in problems {
+    let Observed {
+        mut snapshot,
+        unread,
+        untold,
+    } = observe_once(cloud.as_ref(), &space, &settings.factory, &store, &memory)
+        .await
+        .map_err(unavailable)?;
+    for problem in unread {
         eprintln!("vcycled: {problem}");
+    }
+    if let Some(error) = untold {
+        eprintln!("vcycled: a machine is not listed, and whether it is gone is not told: {error}");
     }
     ask_remotes(settings, config, &space, &store, &mut snapshot).await?;
     let rule = (config.server.ca_path.as_path(), settings.clock.now());

@@ -78,6 +78,14 @@ pub trait Cloud: Send + Sync + fmt::Debug {
     /// itself is [`Failed`](crate::model::MachineState::Failed) until it is deleted.
     async fn list(&self) -> Result<Vec<CloudMachine>, CloudError>;
 
+    /// One machine by itself; `None` when the cloud says that there is no such machine. For one that
+    /// the list lacks: Nova's leaves out servers of a cell that is down. EC2 gives an error in place of
+    /// a list that lacks some, so that there what is not listed is not there.
+    async fn find(&self, machine: &CloudId) -> Result<Option<CloudMachine>, CloudError> {
+        let _ = machine;
+        Ok(None)
+    }
+
     /// Asks for one machine.
     async fn create(&self, request: &CreateRequest) -> Result<CloudId, CloudError>;
 

@@ -24,6 +24,7 @@ mod heartbeats;
 mod https;
 mod joboutputs;
 mod leaks;
+mod look;
 mod machines;
 mod pass;
 mod remote;
@@ -44,8 +45,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use leaks::{find_leftovers, listed};
+pub use look::{Observed, observe_once};
 pub use machines::{MachineStatus, Messages, Phase, machine_statuses};
-pub use pass::observe_once;
 pub use remote::last_answers;
 pub use status::{
     Board, ConfigStatus, DaemonStatus, HttpsStatus, Refusal, SpaceStatus, Status, Trouble,

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::joboutputs::{self, Keeper};
 use super::leaks::LeakMemory;
+use super::look::{Observed, observe_once};
 use super::machines::{MachineStatus, Messages};
 use super::shutdown;
 use super::status::Refusal;
@@ -21,12 +22,12 @@ use crate::decide::{self, Blocked, Bookkeeping, Concern, Finish, Heartbeats, Pla
 use crate::events::Event;
 use crate::images;
 use crate::migrate::waiting::Waiting;
-use crate::model::{FactoryName, MachineName, MachinetypeName, SpaceSnapshot, Timestamp};
-use crate::observe::{self, Memory};
+use crate::model::{MachineName, MachinetypeName, SpaceSnapshot, Timestamp};
+use crate::observe::Memory;
 use crate::record::{self, HeartbeatLists, Recorder, Totals};
 use crate::remote::Remotes;
 use crate::rng::Seed;
-use crate::state::{StateError, Store, Unread};
+use crate::state::{StateError, Unread};
 use crate::telemetry::{Repeats, Telling};
 
 /// What ends a pass before anything is decided.
@@ -124,45 +125,6 @@ fn may_lack_image(outcome: &CreateOutcome) -> bool {
     }
 }
 
-/// Looks at a space once: connect, list, join, look at files. Changes nothing anywhere.
-///
-/// # Errors
-/// When the cloud does not give a complete answer.
-pub async fn observe_once(
-    cloud: &dyn Cloud,
-    config: &SpaceConfig,
-    factory: &FactoryName,
-    store: &Arc<Store>,
-    memory: &Memory,
-) -> Result<(SpaceSnapshot, Vec<Unread>), CloudError> {
-    let facts = cloud.facts().await?;
-    let listing = cloud.list().await?;
-    let mut snapshot = observe::join(&config.name, factory, facts, listing, memory);
-    for id in observe::nameless(&snapshot) {
-        let told = match cloud.user_data(&id).await {
-            Ok(told) => told,
-            Err(error) => {
-                debug!(
-                    "{error}; whether {id} is a machine of ours is asked again in the next cycle"
-                );
-                None
-            }
-        };
-        if let Some(user_data) = told
-            && let Some(machine) = observe::recognise(&mut snapshot, &id, user_data.reveal())
-        {
-            info!(%machine, %id, "found by its user_data: the answer that named it was lost");
-        }
-    }
-    let (store, config) = (Arc::clone(store), config.clone());
-    let looking = blocking::run(move || {
-        let mut snapshot = snapshot;
-        let unread = observe::look_at_files(&store, &config, &mut snapshot);
-        (snapshot, unread)
-    });
-    Ok(looking.await)
-}
-
 impl Pass<'_> {
     pub async fn run(mut self, seed: Seed) -> Result<Done, PassError> {
         self.collect_joboutputs();
@@ -216,11 +178,17 @@ impl Pass<'_> {
             self.known.images.first_look().await;
             Ok::<_, CloudError>(observed)
         };
-        let (mut snapshot, mut unread) = tokio::select! {
+        let observed = tokio::select! {
             biased;
             () = common.stop.cancelled() => return Err(PassError::Stopping),
             observed = observed => observed?,
         };
+        self.report_missing(&observed);
+        let Observed {
+            mut snapshot,
+            mut unread,
+            untold: _,
+        } = observed;
         snapshot.images = self.known.images.states(&self.config);
         self.tick.hearing.apply(&mut snapshot);
         unread.extend(self.ask_remotes(&mut snapshot).await?);
@@ -273,12 +241,9 @@ impl Pass<'_> {
         to_keep.retain(|(machine, _)| !failed.contains(machine));
         self.keep_joboutputs(to_keep);
         self.known.memory.note_scan(snapshot, scanned);
-        // Only now, and only when all that the scan has shown is on disk: after a crash the end of
-        // a machine is dated by this time, and a scan that has seen it ended must not move it.
-        if failed.is_empty() {
-            let store = &self.common.store;
-            store.set_last_scan(&self.config.name, scanned)?;
-        }
+        // Only now: after a crash the end of a machine is dated by this time, and a scan that has
+        // seen it ended must not move it.
+        self.recorder().scanned(&failed, scanned)?;
         Ok(failed)
     }
 
@@ -406,6 +371,37 @@ impl Pass<'_> {
         }
     }
 
+    /// Says when the cloud's list lacks machines that are there, or may be.
+    fn report_missing(&mut self, observed: &Observed) {
+        const HIDDEN: &str = "machines missing from the list";
+        const UNTOLD: &str = "machines of which the cloud does not tell";
+        let machines = &observed.snapshot.machines;
+        let hidden = machines
+            .iter()
+            .filter(|machine| machine.missed_scans > 0 && machine.vm().is_some());
+        let repeats = &mut self.known.repeats;
+        match hidden.clone().next() {
+            None => drop(repeats.is_over(HIDDEN)),
+            Some(first) if repeats.is_news(HIDDEN, "") => warn!(
+                machine = %first.files.name,
+                "the cloud's list lacks {} machine(s), this one for example, that are there when they are asked for by themselves: part of the cloud may be down; they are looked after as if they were listed",
+                hidden.count()
+            ),
+            Some(_) => {}
+        }
+        match &observed.untold {
+            None => drop(repeats.is_over(UNTOLD)),
+            Some(error) if repeats.is_news(UNTOLD, &error.message) => warn!(
+                "{} machine(s) are missing from the cloud's list, and whether they are gone it does not tell: {error}; they count as running, and the next cycle asks again",
+                machines
+                    .iter()
+                    .filter(|machine| machine.unconfirmed)
+                    .count()
+            ),
+            Some(_) => {}
+        }
+    }
+
     fn report_unread(&mut self, unread: &[Unread], now: Timestamp) {
         const SUBJECT: &str = "heartbeats and messages";
         let Some(first) = unread.first() else {
@@ -464,8 +460,9 @@ mod tests {
     use crate::config::{self, Config};
     use crate::daemon::Board;
     use crate::daemon::https::Hearing;
-    use crate::model::{CloudFacts, CloudId, CloudMachine, Leftover, Seconds};
+    use crate::model::{CloudFacts, CloudId, CloudMachine, FactoryName, Leftover, Seconds};
     use crate::rng::Seeds;
+    use crate::state::Store;
 
     /// A cloud without machines, whose listing takes ten minutes.
     #[derive(Debug)]

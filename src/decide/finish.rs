@@ -176,11 +176,7 @@ fn awaits_message(view: &View<'_>, machine: &MachineView<'_>, stopped: Timestamp
 /// Fixes the time of an end whose other consequences have to wait: later scans must not move it.
 fn stop(machine: &MachineView<'_>, finish: &Finish) -> Option<Bookkeeping> {
     let is_new = machine.machine.files.stopped.is_none();
-    is_new.then(|| Bookkeeping::Stop {
-        machine: finish.machine.clone(),
-        at: finish.stopped,
-        set_back: finish.set_back,
-    })
+    is_new.then(|| finish.stop())
 }
 
 /// Whether what a machine wrote is still to be copied.

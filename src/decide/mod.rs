@@ -41,6 +41,7 @@ pub use plan::{
 };
 pub use rules::{Check, Rule};
 pub use tally::{Running, Tally};
+pub use view::seem_gone;
 
 use crate::config::SpaceConfig;
 use crate::model::{SpaceSnapshot, Timestamp};

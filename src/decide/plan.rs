@@ -73,7 +73,7 @@ pub enum Bookkeeping {
         /// The new moment.
         at: Timestamp,
     },
-    /// It has ended, and what it said is still to be read on a remote server: its time is fixed.
+    /// It has ended, and what it said is still to be read: its time is fixed.
     Stop {
         /// Which machine.
         machine: MachineName,
@@ -179,6 +179,15 @@ impl Finish {
     /// of its own.
     pub const fn never_ran(&self) -> bool {
         self.started.is_none() && !self.abort
+    }
+
+    /// Of the end only its time, which must not move while the rest has to wait.
+    pub fn stop(&self) -> Bookkeeping {
+        Bookkeeping::Stop {
+            machine: self.machine.clone(),
+            at: self.stopped,
+            set_back: self.set_back,
+        }
     }
 }
 

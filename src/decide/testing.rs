@@ -193,6 +193,7 @@ pub fn unlisted(files: MachineFiles) -> Machine {
         files,
         listed: Vec::new(),
         missed_scans: 1,
+        unconfirmed: false,
         first_running: None,
         last_running: None,
         delete_tries: 0,
@@ -235,6 +236,7 @@ pub fn machine(name: &str, state: MachineState, created: u64) -> Machine {
     Machine {
         listed: vec![listed(name, state)],
         missed_scans: 0,
+        unconfirmed: false,
         ..unlisted(files)
     }
 }

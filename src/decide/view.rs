@@ -3,8 +3,8 @@
 use super::placement::{self, Exhausted};
 use crate::config::{MachinetypeConfig, SpaceConfig};
 use crate::model::{
-    CloudMachine, Machine, MachineState, Processors, RemoteServer, Seconds, SpaceSnapshot,
-    Timestamp,
+    CloudId, CloudMachine, Machine, MachineName, MachineState, Processors, RemoteServer, Seconds,
+    SpaceSnapshot, Timestamp,
 };
 
 /// How long a machine that was asked for without an answer may stay unlisted (SPEC 7 step 3).
@@ -13,8 +13,6 @@ pub(super) const ADOPTION: Seconds = Seconds::new(600);
 const GONE_SCANS: u32 = 2;
 /// The same when a scan lists none of our machines.
 const GONE_SUSPECT_SCANS: u32 = 10;
-/// So many machines must be missing at once for a scan to be suspect.
-pub(super) const SUSPECT_MACHINES: u32 = 3;
 
 /// The configuration and the snapshot, with every machine classified.
 pub(super) struct View<'a> {
@@ -58,7 +56,7 @@ pub(super) enum Bucket<'a> {
 
 impl<'a> View<'a> {
     pub fn new(config: &'a SpaceConfig, snapshot: &'a SpaceSnapshot, now: Timestamp) -> Self {
-        let missing = suspect_missing(snapshot);
+        let missing = snapshot.suspect_missing();
         let mut machines: Vec<_> = snapshot
             .machines
             .iter()
@@ -206,22 +204,6 @@ impl MachineView<'_> {
     }
 }
 
-/// How many machines should have been listed, when there are three or more and none was.
-fn suspect_missing(snapshot: &SpaceSnapshot) -> Option<u32> {
-    let mut missing: u32 = 0;
-    for machine in &snapshot.machines {
-        if !machine.listed.is_empty() {
-            return None;
-        }
-        // A machine that we have deleted is meant to vanish.
-        let expected = machine.files.stopped.is_none() && machine.files.deleted.is_none();
-        if machine.files.id.is_some() && expected {
-            missing = missing.saturating_add(1);
-        }
-    }
-    (missing >= SUSPECT_MACHINES && snapshot.unfiled.is_empty()).then_some(missing)
-}
-
 /// The other VMs with its name.
 fn duplicates(machine: &Machine) -> Vec<&CloudMachine> {
     let kept = machine.vm().map(|vm| &vm.id);
@@ -249,16 +231,40 @@ fn bucket<'a>(
         };
         return Bucket::Listed(listed, state);
     }
-    // A suspect scan says as little of a machine that waits for its answer as of the others.
+    let is_missed = is_missed(machine, snapshot, suspect);
+    match &machine.files.id {
+        None if is_missed && now.since(machine.files.created) >= ADOPTION => Bucket::NeverAppeared,
+        None => Bucket::Pending,
+        Some(_) if is_missed && !machine.unconfirmed => Bucket::Gone,
+        Some(_) => Bucket::Unlisted,
+    }
+}
+
+/// Whether so many scans in a row have not listed a machine that it seems to be gone. A suspect scan
+/// says as little of one that waits for its answer as of the others.
+fn is_missed(machine: &Machine, snapshot: &SpaceSnapshot, suspect: bool) -> bool {
     let (scans, needed) = if suspect {
         (snapshot.empty_scans, GONE_SUSPECT_SCANS)
     } else {
         (machine.missed_scans, GONE_SCANS)
     };
-    match (&machine.files.id, scans >= needed) {
-        (None, true) if now.since(machine.files.created) >= ADOPTION => Bucket::NeverAppeared,
-        (None, _) => Bucket::Pending,
-        (Some(_), true) => Bucket::Gone,
-        (Some(_), false) => Bucket::Unlisted,
-    }
+    scans >= needed
+}
+
+/// The machines that seem to be gone though nobody has seen them end or asked for that. A complete list
+/// may leave out machines (Nova's does those of a cell that is down), so the cloud is asked for each of
+/// these by itself; first for those that have been missing for the shortest time, for of the others it
+/// may not be able to tell.
+pub fn seem_gone(snapshot: &SpaceSnapshot) -> Vec<(MachineName, CloudId)> {
+    let suspect = snapshot.suspect_missing().is_some();
+    let machines = snapshot.machines.iter().filter(|machine| {
+        let meant = machine.files.stopped.is_some() || machine.files.deleted.is_some();
+        machine.vm().is_none() && !meant && is_missed(machine, snapshot, suspect)
+    });
+    let mut machines: Vec<_> = machines.collect();
+    machines.sort_by_key(|machine| machine.missed_scans);
+    machines
+        .into_iter()
+        .filter_map(|machine| Some((machine.files.name.clone(), machine.files.id.clone()?)))
+        .collect()
 }

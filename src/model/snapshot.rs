@@ -10,6 +10,9 @@ use super::{
     Seconds, ShutdownMessage, Timestamp,
 };
 
+/// So many machines must be missing at once for a scan to be suspect (SPEC 3 step 6).
+const SUSPECT_MACHINES: u32 = 3;
+
 /// One space at the moment of one complete scan. There is no snapshot of an incomplete one: a
 /// partial list is no list (SPEC 3).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,6 +50,25 @@ pub struct SpaceSnapshot {
     pub images: BTreeMap<MachinetypeName, ImageState>,
 }
 
+impl SpaceSnapshot {
+    /// How many machines should have been listed, when there are three or more and none was: such
+    /// a scan is suspect.
+    pub fn suspect_missing(&self) -> Option<u32> {
+        let mut missing: u32 = 0;
+        for machine in &self.machines {
+            if !machine.listed.is_empty() {
+                return None;
+            }
+            // A machine that we have deleted is meant to vanish.
+            let expected = machine.files.stopped.is_none() && machine.files.deleted.is_none();
+            if machine.files.id.is_some() && expected {
+                missing = missing.saturating_add(1);
+            }
+        }
+        (missing >= SUSPECT_MACHINES && self.unfiled.is_empty()).then_some(missing)
+    }
+}
+
 /// One machine of ours: its directory joined with what the cloud lists under its name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
@@ -54,8 +76,12 @@ pub struct Machine {
     pub files: MachineFiles,
     /// What the cloud lists: nothing, one VM, or, after a lost answer, more than one.
     pub listed: Vec<CloudMachine>,
-    /// How many complete scans in a row, this one included, have not listed it.
+    /// How many complete scans in a row, this one included, have not listed it. Those that are
+    /// suspect do not count.
     pub missed_scans: u32,
+    /// It seems to be gone, and the cloud has not said so when it was asked for this one alone: it
+    /// has not been asked yet, or could not tell.
+    pub unconfirmed: bool,
     /// The first scan of this daemon's life that saw it running: when it began to run, for one
     /// whose `started` could not be written and whose cloud does not tell.
     pub first_running: Option<Timestamp>,

@@ -25,6 +25,10 @@ pub struct Memory {
     pub previous_scan: Option<Timestamp>,
     /// The last complete scan of the daemon before this one.
     pub scan_before_the_start: Option<Timestamp>,
+    /// The last complete scan that is on disk.
+    pub scan_on_disk: Option<Timestamp>,
+    /// The same for machines of which what later scans have shown could not be written; also on disk.
+    pub unwritten: BTreeMap<MachineName, Timestamp>,
     /// When machines of an older version were taken over: before that they could not write to us.
     pub taken_over: Option<Timestamp>,
     /// Scans in a row that listed none of our machines.
@@ -34,7 +38,7 @@ pub struct Memory {
 /// What is known of a machine only in this life of the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Volatile {
-    /// Complete scans in a row that did not list it.
+    /// Complete scans in a row that did not list it; suspect ones do not count.
     pub missed_scans: u32,
     /// The first scan that saw it running.
     pub first_running: Option<Timestamp>,
@@ -89,11 +93,14 @@ impl Memory {
     pub fn recall(&mut self, store: &Store, config: &SpaceConfig) -> Result<(), StateError> {
         if self.previous_scan.is_none() {
             self.previous_scan = store.last_scan(&config.name)?;
-            self.scan_before_the_start = self.previous_scan;
+            self.unwritten = store.unwritten_scans(&config.name)?;
             self.taken_over = store.taken_over(&config.name)?;
+            self.scan_before_the_start = self.previous_scan;
+            self.scan_on_disk = self.previous_scan;
             for files in self.machines.values() {
                 let known = self.volatile.entry(files.name.clone()).or_default();
-                known.note_scan_before_the_start(files, self.scan_before_the_start);
+                let scan = self.unwritten.get(&files.name).copied();
+                known.note_scan_before_the_start(files, scan.or(self.scan_before_the_start));
             }
         }
         for machinetype in config.machinetypes.keys() {
@@ -112,7 +119,8 @@ impl Memory {
     /// say nothing of when its machine ran: the last that looked for it was before.
     pub fn take_up(&mut self, files: MachineFiles) {
         let known = self.volatile.entry(files.name.clone()).or_default();
-        known.note_scan_before_the_start(&files, self.scan_before_the_start);
+        let scan = self.unwritten.get(&files.name).copied();
+        known.note_scan_before_the_start(&files, scan.or(self.scan_before_the_start));
         self.machines.insert(files.name.clone(), files);
     }
 
@@ -122,13 +130,15 @@ impl Memory {
         let before = self.previous_scan.replace(now);
         let passed = before.map_or(Seconds::default(), |before| now.since(before));
         self.empty_scans = snapshot.empty_scans;
+        let is_suspect = snapshot.suspect_missing().is_some();
         // One of them may be on file all the same, and its directory unreadable.
         for vm in &snapshot.unfiled {
             if let (MachineState::Running, Some(name)) = (vm.state, vm.machine_name()) {
+                let scan = self.unwritten.get(&name).copied();
                 let known = self.volatile.entry(name).or_default();
                 // When it began is not known: it was before it was last seen, if only by the daemon
                 // before this one.
-                let seen = known.last_running.or(self.scan_before_the_start);
+                let seen = known.last_running.or(scan).or(self.scan_before_the_start);
                 known.note_seen(seen, now, passed);
             }
         }
@@ -137,7 +147,9 @@ impl Memory {
                 continue;
             };
             let known = self.volatile.entry(machine.files.name.clone()).or_default();
-            known.missed_scans = machine.missed_scans;
+            if !is_suspect {
+                known.missed_scans = machine.missed_scans;
+            }
             if machine
                 .vm()
                 .is_some_and(|vm| vm.state == MachineState::Running)

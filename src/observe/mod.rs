@@ -67,6 +67,7 @@ pub fn join(
             let listed = listed.remove(&files.name).unwrap_or_default();
             let mut machine = Machine {
                 missed_scans: 0,
+                unconfirmed: false,
                 first_running: volatile.and_then(|known| known.first_running),
                 last_running: volatile.and_then(|known| known.last_running),
                 delete_tries: volatile.map_or(0, |known| known.delete_tries),
@@ -124,6 +125,8 @@ fn owner<'a>(
     match (filed, ours_by_marks) {
         // Marks of somebody else on a name of ours: not the VM that we asked for.
         (_, Some(false)) | (None, None) => Owner::Foreign,
+        // No marks at all: once the VM that we asked for is known, this is a copy that somebody made.
+        (Some(files), None) if files.id.is_some() => Owner::Foreign,
         (Some(files), Some(true) | None) => Owner::Filed(&files.name),
         (None, Some(true)) => Owner::Unfiled,
     }
@@ -197,7 +200,7 @@ impl SpaceSnapshot {
 mod tests {
     use super::*;
     use crate::decide::testing;
-    use crate::model::Marks;
+    use crate::model::{Marks, Timestamp};
 
     const NAME: &str = "vcycle-a-aaaaaaaaaa";
 
@@ -238,6 +241,51 @@ mod tests {
         assert_eq!(owners(Some(old), marked("other")), (0, 0, 1));
         assert_eq!(owners(None, marked(new)), (0, 1, 0));
         assert_eq!(owners(None, marked(old)), (0, 0, 1));
+    }
+
+    #[test]
+    fn a_copy_of_our_vm_without_our_marks_is_not_ours() {
+        let mut memory = Memory::default();
+        let mut files = testing::files(NAME, 1000);
+        let mut copy = testing::listed(NAME, MachineState::Running);
+        copy.id = CloudId::new("copy");
+        let space = SpaceName::new("example.org").unwrap();
+        let factory = FactoryName::new("factory.example.org").unwrap();
+        // As long as the answer is lost it may be the VM that was asked for.
+        for (id, foreign) in [(None, 0), (Some(CloudId::new("other")), 1)] {
+            files.id = id;
+            memory.machines.insert(files.name.clone(), files.clone());
+            let facts = CloudFacts::default();
+            let snapshot = join(&space, &factory, facts, vec![copy.clone()], &memory);
+            assert_eq!(snapshot.foreign.len(), foreign);
+            assert_eq!(snapshot.machines[0].listed.len(), 1 - foreign);
+        }
+    }
+
+    #[test]
+    fn a_suspect_scan_says_nothing_of_how_long_a_machine_has_been_missing() {
+        let names = ["a", "b", "c"].map(|end| format!("vcycle-a-{}", end.repeat(10)));
+        let vms = names
+            .each_ref()
+            .map(|name| testing::listed(name, MachineState::Running));
+        let machines = names
+            .each_ref()
+            .map(|name| testing::machine(name, MachineState::Running, 1000));
+        let mut memory = Memory::of(machines.map(|machine| machine.files));
+        let space = SpaceName::new("example.org").unwrap();
+        let factory = FactoryName::new("factory.example.org").unwrap();
+        let mut scan = |listing: &[CloudMachine]| {
+            let (facts, listing) = (CloudFacts::default(), listing.to_vec());
+            let snapshot = join(&space, &factory, facts, listing, &memory);
+            memory.note_scan(&snapshot, Timestamp::from_unix(5000));
+            snapshot.machines[2].missed_scans
+        };
+        assert_eq!(scan(&vms), 0);
+        for _ in 0..3 {
+            scan(&[]);
+        }
+        assert_eq!(scan(&vms[..2]), 1);
+        assert_eq!(scan(&vms[..2]), 2);
     }
 
     #[test]

@@ -160,6 +160,9 @@ struct Directory {
     /// It has ended, and the remote server has not told what it may have said.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     awaits_message: bool,
+    /// It is missing from the list, and the cloud did not tell whether it is gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unconfirmed: bool,
     /// What is known only in the memory of a running daemon.
     #[serde(default)]
     memory: DaemonMemory,
@@ -280,6 +283,7 @@ impl Situation {
             }
             let directory = self.directories.get(&machine.files.name);
             machine.awaits_message = directory.is_some_and(|known| known.awaits_message);
+            machine.unconfirmed = directory.is_some_and(|known| known.unconfirmed);
         }
         Ok((config, snapshot))
     }
@@ -510,6 +514,7 @@ impl Directory {
             },
             joboutputs,
             awaits_message: machine.awaits_message,
+            unconfirmed: machine.unconfirmed,
             memory: DaemonMemory {
                 missed_scans: volatile.missed_scans,
                 first_running: volatile.first_running,

@@ -55,18 +55,19 @@ impl Recorder<'_> {
     }
 
     /// Writes down when a machine ended, once. By how much the clock was set back comes first: the
-    /// two tell the length of the run only together, and `stopped` says that both are there.
+    /// two tell the length of the run only together, and `stopped` says that both are there. Returns
+    /// whether that was news.
     pub(super) fn stop(
         &mut self,
         machine: &MachineName,
         at: Timestamp,
         set_back: Seconds,
-    ) -> Result<(), StateError> {
+    ) -> Result<bool, StateError> {
         let Some(files) = self.memory.machines.get(machine) else {
-            return Ok(());
+            return Ok(false);
         };
         if files.stopped.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         // One that a crash has left there may be wrong.
         if files.clock_set_back.unwrap_or_default() != set_back {
@@ -75,7 +76,7 @@ impl Recorder<'_> {
         }
         self.store.set_time(machine, TimeFile::Stopped, at)?;
         self.files(machine, |files| files.stopped = Some(at));
-        Ok(())
+        Ok(true)
     }
 
     fn note_abort(&mut self, finish: &Finish, now: Timestamp) -> Result<(), StateError> {

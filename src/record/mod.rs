@@ -9,6 +9,7 @@ mod heartbeats;
 mod joboutputs;
 mod leaks;
 mod room;
+mod scan;
 mod seen;
 #[cfg(test)]
 mod testing;
@@ -138,8 +139,9 @@ impl Recorder<'_> {
                 at,
                 set_back,
             } => {
-                self.stop(machine, *at, *set_back)?;
-                info!(%machine, "ended; waiting for what it said on the remote server");
+                if self.stop(machine, *at, *set_back)? {
+                    info!(%machine, "ended; waiting for what it said, which cannot be read yet");
+                }
                 Ok(())
             }
             Bookkeeping::Volumes { machine, volumes } => {
@@ -198,11 +200,18 @@ fn about_files(machine: &MachineName) -> String {
 }
 
 /// Takes the ends of machines out of a plan whose files could not all be read: an end is written
-/// down once, and without the machine's message it could be an abort that is none.
+/// down once, and without the machine's message it could be an abort that is none. Its time is fixed
+/// all the same: later scans must not move it.
 pub fn hold_back(plan: &mut Plan, unread: &[Unread]) {
     let unread: BTreeSet<_> = unread.iter().map(|unread| &unread.machine).collect();
+    for action in &mut plan.bookkeeping {
+        if let Bookkeeping::Finish(finish) = action
+            && unread.contains(&finish.machine)
+        {
+            *action = finish.stop();
+        }
+    }
     plan.bookkeeping.retain(|action| match action {
-        Bookkeeping::Finish(finish) => !unread.contains(&finish.machine),
         Bookkeeping::KeepJoboutputs { machine, .. } => !unread.contains(machine),
         Bookkeeping::Adopt { .. }
         | Bookkeeping::Identify { .. }
@@ -211,6 +220,7 @@ pub fn hold_back(plan: &mut Plan, unread: &[Unread]) {
         | Bookkeeping::Return { .. }
         | Bookkeeping::Shutdowntime { .. }
         | Bookkeeping::Stop { .. }
+        | Bookkeeping::Finish(_)
         | Bookkeeping::Volumes { .. }
         | Bookkeeping::Exhausted { .. }
         | Bookkeeping::Forget { .. } => true,
@@ -222,7 +232,7 @@ mod tests {
     use super::testing::{NAMES, World, finish};
     use super::*;
     use crate::decide::testing;
-    use crate::model::MachineState;
+    use crate::model::{MachineState, Seconds};
     use crate::state::TimeFile;
 
     #[test]
@@ -296,6 +306,11 @@ mod tests {
             },
         };
         hold_back(&mut plan, &[unread]);
-        assert_eq!(plan.bookkeeping, [finish(NAMES[1], 4000)]);
+        let stop = Bookkeeping::Stop {
+            machine: MachineName::new(NAMES[0]).unwrap(),
+            at: Timestamp::from_unix(4000),
+            set_back: Seconds::default(),
+        };
+        assert_eq!(plan.bookkeeping, [stop, finish(NAMES[1], 4000)]);
     }
 }

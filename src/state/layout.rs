@@ -141,6 +141,12 @@ impl Layout {
         self.space(space).join("last_scan")
     }
 
+    /// Where machines whose files could not be written have the last scan that could, each in a file
+    /// of its name.
+    pub fn unwritten_scans(&self, space: &SpaceName) -> PathBuf {
+        self.space(space).join("unwritten_scans")
+    }
+
     /// When everything in the space has to be down, as `vcycled shutdown` said, in Unix seconds.
     pub fn ordered_shutdown(&self, space: &SpaceName) -> PathBuf {
         self.space(space).join("shutdown_time")

@@ -20,6 +20,7 @@ mod machine;
 pub mod order;
 pub mod pipes;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -31,7 +32,7 @@ pub use joboutputs::Kept;
 pub use layout::{Layout, Published, SHUTDOWN_MESSAGE, TOKEN_HASH, TimeFile};
 pub use machine::{Loaded, NewMachine, Unread};
 
-use crate::model::{MachinetypeName, SpaceName, Timestamp};
+use crate::model::{MachineName, MachinetypeName, SpaceName, Timestamp};
 
 /// What went wrong with the state directory.
 #[derive(Debug, thiserror::Error)]
@@ -251,6 +252,71 @@ impl Store {
     /// When the file system refuses.
     pub fn set_last_scan(&self, space: &SpaceName, time: Timestamp) -> Result<(), StateError> {
         self.set_time_of(&self.layout.last_scan(space), time)
+    }
+
+    /// The last complete scans of machines of which what later ones have shown could not be written.
+    ///
+    /// # Errors
+    /// When one is there and cannot be read or understood.
+    pub fn unwritten_scans(
+        &self,
+        space: &SpaceName,
+    ) -> Result<BTreeMap<MachineName, Timestamp>, StateError> {
+        let directory = self.layout.unwritten_scans(space);
+        let disk = self.layout.disk();
+        let found = match disk
+            .read(&directory)
+            .and_then(|()| fs::read_dir(&directory))
+        {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) => return Err(error).context("list", &directory),
+        };
+        let mut scans = BTreeMap::new();
+        for entry in found {
+            let entry = entry.context("list", &directory)?;
+            let name = entry.file_name().into_string().ok();
+            let Some(name) = name.and_then(|name| MachineName::new(name).ok()) else {
+                continue;
+            };
+            if let Some(time) = read_time(disk, &entry.path())? {
+                scans.insert(name, time);
+            }
+        }
+        Ok(scans)
+    }
+
+    /// Notes that of a machine nothing that scans after `time` have shown could be written.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_unwritten_scan(
+        &self,
+        space: &SpaceName,
+        machine: &MachineName,
+        time: Timestamp,
+    ) -> Result<(), StateError> {
+        let directory = self.layout.unwritten_scans(space);
+        self.layout
+            .disk()
+            .create_dir_all(&directory)
+            .context("create", &directory)?;
+        let path = directory.join(machine);
+        self.write(&path, time.to_string().as_bytes(), disk::PUBLIC)
+    }
+
+    /// What is known of a machine is on disk again.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn forget_unwritten_scan(
+        &self,
+        space: &SpaceName,
+        machine: &MachineName,
+    ) -> Result<(), StateError> {
+        let path = self.layout.unwritten_scans(space).join(machine);
+        let removed = self.layout.disk().remove_file(&path);
+        removed.context("remove", &path)
     }
 
     /// When machines of a space were taken over from an older version, if they were.

@@ -194,11 +194,16 @@ pub async fn a_machine_lives_and_dies(cloud: &dyn Cloud, ground: &Ground) {
     if let (Some(created), Some(started)) = (machine.created, machine.started) {
         assert!(created <= started, "{created} {started}");
     }
+    // EC2 is not asked for one: what it does not list is not there.
+    if let Some(found) = cloud.find(&id).await.unwrap() {
+        assert_eq!((found.id, found.marks), (id.clone(), Some(marks)));
+    }
     assert_eq!(cloud.delete(&id).await, Ok(Deletion::Accepted));
     look_until(cloud, ground, "gone", |machines| {
         (!machines.iter().any(|machine| machine.id == id)).then_some(())
     })
     .await;
+    assert_eq!(cloud.find(&id).await, Ok(None));
     assert_eq!(cloud.delete(&id).await, Ok(Deletion::AlreadyGone));
 }
 

@@ -108,7 +108,7 @@ impl Stage<'_> {
         let factory = &self.search.owner.manager;
         let memory = Memory::default();
         let observed = observe_once(&self.cloud, config, factory, &store, &memory).await;
-        let (snapshot, _) = observed.unwrap();
+        let snapshot = observed.unwrap().snapshot;
         let found = self.cloud.leftovers(&self.search).await;
         for (kind, outcome) in &found {
             match outcome {

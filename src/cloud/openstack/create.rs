@@ -11,7 +11,7 @@ use http::Method;
 
 use super::document::{self, is_identifier};
 use super::wire::{BlockDevice, CreatedDocument, Named, Network, NewServer, NewServerDocument};
-use super::{OpenStack, Reply, Service, Target, Trouble, blame};
+use super::{OpenStack, Reply, Service, Target, Trouble, blame, server_path};
 use crate::cloud::http::{Answer, FailureKind, text};
 use crate::cloud::{CloudError, CloudErrorKind, CreateRequest, Deletion};
 use crate::model::CloudId;
@@ -104,13 +104,7 @@ impl OpenStack {
     }
 
     pub(super) async fn delete_server(&self, id: &CloudId) -> Result<Deletion, CloudError> {
-        // An empty or dotted identifier would make the address another one.
-        if matches!(id.as_str(), "" | "." | "..") {
-            let operation = format!("delete server {id:?}");
-            let why = "this is no identifier of a server";
-            return Err(CloudError::new(CloudErrorKind::Rejected, operation, why));
-        }
-        let path = ["servers", id.as_str()];
+        let path = server_path("delete", id)?;
         let reply = self
             .ask(Method::DELETE, &Target::compute(&path), None)
             .await;

@@ -521,25 +521,12 @@ impl OpenStack {
             Some(_) => {}
         }
         if let Some(User::Machine(server)) = &leftover.user
-            && !self.is_gone(server).await?
+            && self.find_server(server).await?.is_some()
         {
             let why = format!("server {server} is not listed, and still there");
             return Ok(Removal::Changed(why));
         }
         self.delete_thing::<T>(&leftover.id).await
-    }
-
-    /// Whether Nova says that there is no such server. A listing leaves out servers of a cell that
-    /// is down; this does not.
-    async fn is_gone(&self, server: &CloudId) -> Result<bool, CloudError> {
-        let path = ["servers", checked(server.as_str())?];
-        let reply = self.ask(Method::GET, &Target::compute(&path), None).await;
-        let reply = reply.map_err(Trouble::into_error)?;
-        match reply.status() {
-            404 => Ok(true),
-            200..=299 => Ok(false),
-            _ => Err(self.refused(&reply, reply.answer.read_kind())),
-        }
     }
 
     async fn delete_thing<T: Wire>(&self, id: &str) -> Result<Removal, CloudError> {

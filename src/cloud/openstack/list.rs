@@ -14,8 +14,8 @@ use tracing::debug;
 use url::form_urlencoded;
 
 use super::document::{self, Few, MAX_NAME, is_identifier};
-use super::wire::{self, Server, ServerPage, Text};
-use super::{OpenStack, Target, Trouble};
+use super::wire::{self, Server, ServerDocument, ServerPage, Text};
+use super::{OpenStack, Target, Trouble, blame, server_path};
 use crate::cloud::CloudError;
 use crate::cloud::http::{Answer, text};
 use crate::model::machine::Marks;
@@ -49,6 +49,34 @@ impl OpenStack {
             }
             attempt += 1;
         }
+    }
+
+    /// One server by itself; `None` when Nova says that there is none.
+    pub(super) async fn find_server(
+        &self,
+        id: &CloudId,
+    ) -> Result<Option<CloudMachine>, CloudError> {
+        let path = server_path("look for", id)?;
+        let reply = self.ask(Method::GET, &Target::compute(&path), None).await;
+        let reply = reply.map_err(Trouble::into_error)?;
+        if reply.status() == 404 {
+            return Ok(None);
+        }
+        if !reply.is_success() {
+            return Err(self.refused(&reply, reply.answer.read_kind()));
+        }
+        let answer = reply.answer;
+        let document: ServerDocument<'_> = document::read(&answer)?;
+        let server = document.server;
+        if server.id.as_str() != id.as_str() || server.status.as_str().is_empty() {
+            return Err(answer.unreadable("it is of another server or has no status"));
+        }
+        if server.status.as_str().eq_ignore_ascii_case("DELETED") {
+            return Ok(None);
+        }
+        let mut found = machine(server, &self.known_processors());
+        found.shortage = found.fault.as_deref().and_then(blame::shortage);
+        Ok(Some(found))
     }
 
     async fn list_once(&self) -> Result<Pass, CloudError> {

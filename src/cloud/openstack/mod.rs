@@ -362,6 +362,16 @@ impl OpenStack {
     }
 }
 
+/// The path of a server. An empty or dotted identifier would make the address another one.
+fn server_path<'a>(operation: &str, id: &'a CloudId) -> Result<[&'a str; 2], CloudError> {
+    if matches!(id.as_str(), "" | "." | "..") {
+        let operation = format!("{operation} server {id:?}");
+        let why = "this is no identifier of a server";
+        return Err(CloudError::new(CloudErrorKind::Rejected, operation, why));
+    }
+    Ok(["servers", id.as_str()])
+}
+
 /// A quota: negative is none, and what does not fit is as good as none.
 fn limit(told: Option<i64>) -> Option<u32> {
     u32::try_from(told?).ok()
@@ -411,6 +421,13 @@ impl Cloud for OpenStack {
         };
         let listed = self.http.in_time("list the machines", all).await;
         listed.map_err(|error| self.clean(error))
+    }
+
+    async fn find(&self, machine: &CloudId) -> Result<Option<CloudMachine>, CloudError> {
+        let found = self
+            .http
+            .in_time("look for the machine", self.find_server(machine));
+        found.await.map_err(|error| self.clean(error))
     }
 
     async fn create(&self, request: &CreateRequest) -> Result<CloudId, CloudError> {

@@ -68,6 +68,13 @@ pub(super) struct ServerPage<'a> {
     pub servers_links: Option<Links<'a>>,
 }
 
+/// `GET /servers/ID`.
+#[derive(Debug, Deserialize)]
+pub(super) struct ServerDocument<'a> {
+    #[serde(borrow)]
+    pub server: Server<'a>,
+}
+
 /// One server of a page.
 #[derive(Debug, Deserialize)]
 pub(super) struct Server<'a> {

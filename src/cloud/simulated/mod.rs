@@ -231,6 +231,10 @@ impl Cloud for Simulated {
         self.adapter.list().await
     }
 
+    async fn find(&self, machine: &CloudId) -> Result<Option<CloudMachine>, CloudError> {
+        self.adapter.find(machine).await
+    }
+
     async fn create(&self, request: &CreateRequest) -> Result<CloudId, CloudError> {
         self.adapter.create(request).await
     }

@@ -376,6 +376,7 @@ fn machine(snapshot: &mut SpaceSnapshot, name: &str, words: &[&str], options: &[
         (_, Some(state)) => Machine {
             listed: vec![testing::listed(&long, state)],
             missed_scans: 0,
+            unconfirmed: false,
             ..testing::unlisted(files)
         },
         (other, None) => panic!("{other}"),

@@ -270,6 +270,7 @@ fn machine() -> impl Strategy<Value = Machine> {
         }
         Machine {
             missed_scans: if listed.is_empty() { missed } else { 0 },
+            unconfirmed: false,
             files,
             listed,
             first_running: last_running,
@@ -390,6 +391,7 @@ fn write_down(snapshot: &mut SpaceSnapshot, action: &Bookkeeping) {
             snapshot.machines.push(Machine {
                 listed: same,
                 missed_scans: 0,
+                unconfirmed: false,
                 ..testing::unlisted(files)
             });
         }
