@@ -63,7 +63,10 @@ pub struct Knowledge {
     /// Complete listings that did not show it although it was there. Whether they came in a row is
     /// for the factory to say: it may have thrown away one in between for what else was in it.
     omitted: u32,
-    /// There were two: it may take the server for gone.
+    /// It was shown: the factory can ask for it by its identifier.
+    shown: bool,
+    /// There were two that did not show it, and, where the factory could ask for it alone, the answer
+    /// was that there is no such server: it may take it for gone.
     pub written_off: bool,
 }
 
@@ -189,6 +192,7 @@ impl Ledger {
         for (id, fresh) in &self.fresh {
             let known = self.knowledge.entry(id.clone()).or_default();
             known.omitted = fresh.omitted;
+            known.shown |= fresh.shown;
             known.written_off |= fresh.written_off;
             known.lied_about |= fresh.lied_about;
         }
@@ -249,6 +253,18 @@ impl Ledger {
         }
     }
 
+    /// It was asked for alone, and shown.
+    pub fn is_shown(&mut self, id: &str, server: &Value, now: u64) {
+        self.room.shown(server, now);
+        self.fresh.entry(id.to_owned()).or_default().shown = true;
+    }
+
+    /// It was asked for alone, and the answer is that there is no such server.
+    pub fn is_told_gone(&mut self, id: &str) {
+        let known = self.fresh.entry(id.to_owned()).or_default();
+        known.written_off |= known.omitted >= 2;
+    }
+
     fn listing_is_complete(&mut self, seen: &BTreeMap<String, Seen>, cloud: &Cloud, times: Times) {
         let now = times.ended;
         self.listing = Listing::Complete;
@@ -264,6 +280,7 @@ impl Ledger {
             let known = self.fresh.entry(server.id.clone()).or_default();
             match seen.get(&server.id) {
                 Some(seen) => {
+                    known.shown = true;
                     if seen.running {
                         known.first_running.get_or_insert(now);
                         let before = known.last_running.replace(times.pass_began);
@@ -273,7 +290,7 @@ impl Ledger {
                 }
                 None => {
                     known.omitted += 1;
-                    known.written_off |= known.omitted >= 2 && is_believed;
+                    known.written_off |= known.omitted >= 2 && is_believed && !known.shown;
                 }
             }
         }
@@ -321,9 +338,18 @@ impl Ledger {
         let Some(server) = cloud.server(id) else {
             return Err(format!("{} deletes {id}, which never was", self.factory));
         };
-        // A namesake without any marks is taken for what it pretends to be.
+        // A namesake without any marks may be taken for what it pretends to be while the answer that
+        // named the real one is lost.
+        let mut real = cloud
+            .servers()
+            .filter(|real| self.owns(real) && real.first_name == server.first_name);
+        let is_known = |real: &Server| {
+            let known = self.fresh.get(&real.id);
+            known.is_some_and(|known| known.shown)
+        };
         let unmarked = !server.metadata.contains_key("manager")
-            && self.asked_for.contains_key(&server.first_name);
+            && self.asked_for.contains_key(&server.first_name)
+            && !real.any(is_known);
         if !self.owns(server) && !unmarked {
             return Err(format!(
                 "{} deletes {id} ({}), which is not its own: {:?}",

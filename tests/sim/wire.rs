@@ -109,7 +109,10 @@ enum Kind {
         machinetype: String,
         zone: Option<String>,
     },
-    Show,
+    /// One server by itself.
+    Show {
+        id: String,
+    },
     Delete {
         id: String,
     },
@@ -144,7 +147,9 @@ impl Kind {
                     zone: Some(text("/server/availability_zone")).filter(|zone| !zone.is_empty()),
                 }
             }
-            (&Method::GET, [.., "servers", _]) => Self::Show,
+            (&Method::GET, [.., "servers", id]) => Self::Show {
+                id: (*id).to_owned(),
+            },
             (&Method::DELETE, [.., "servers", id]) => Self::Delete {
                 id: (*id).to_owned(),
             },
@@ -251,7 +256,7 @@ impl Wire {
                 ledger.begins_a_pass(now);
                 Ok(())
             }
-            Kind::Show | Kind::Other => Ok(()),
+            Kind::Show { .. } | Kind::Other => Ok(()),
         };
         let outcome = site.cloud.carry(now, ask);
         self.tell(ask, &outcome);
@@ -286,14 +291,17 @@ impl Wire {
                     ledger.was_refused(name);
                 }
             }
-            Kind::Show => {
+            Kind::Show { id } => {
                 if let Outcome::Reply { reply, after } = &outcome
-                    && reply.status == 200
                     && *after < PATIENCE
-                    && let Ok(document) = serde_json::from_slice::<Value>(&reply.body)
-                    && let Some(server) = document.get("server")
                 {
-                    ledger.room.shown(server, now);
+                    let document = serde_json::from_slice::<Value>(&reply.body);
+                    let server = document.ok().filter(|_| reply.status == 200);
+                    match server.as_ref().and_then(|document| document.get("server")) {
+                        Some(server) => ledger.is_shown(id, server, now),
+                        None if reply.status == 404 => ledger.is_told_gone(id),
+                        None => {}
+                    }
                 }
             }
             Kind::Delete { .. } | Kind::Opening | Kind::Other => {}

@@ -90,7 +90,7 @@ impl Cloud {
     }
 
     /// A second server with the name of an existing one, with the same metadata (`marked`) or
-    /// without any. It stays until somebody deletes it.
+    /// without any, which its owner deletes some time: with it, it stays until somebody deletes it.
     pub fn add_namesake(&mut self, id: &str, marked: bool, now: u64) -> Option<String> {
         self.advance(now);
         let server = self.server(id).filter(|server| !server.is_gone())?;
@@ -100,7 +100,7 @@ impl Cloud {
         } else {
             BTreeMap::new()
         };
-        let id = self.add_outside(&name, metadata, false, now)?;
+        let id = self.add_outside(&name, metadata, !marked, now)?;
         self.count(World::Namesake);
         Some(id)
     }
