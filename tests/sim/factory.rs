@@ -18,9 +18,10 @@ use vcycle::state::{Layout, Store};
 
 use crate::disk::SimDisk;
 use crate::earth::Earth;
+use crate::endings::Endings;
 use crate::plan::{Configuration, USER_DATA};
 use crate::power::Power;
-use crate::wire::{MayCreate, Sites, Wire};
+use crate::wire::{MayCreate, MayDelete, Sites, Wire};
 
 /// From one cycle to the next.
 pub const INTERVAL: u64 = 60;
@@ -37,6 +38,8 @@ pub struct Rules {
     backoff: BTreeMap<(String, String), u64>,
     /// The clock was set: until then (true time) its times mean nothing.
     pub uncertain_until: u64,
+    /// When machines may be destroyed.
+    pub endings: Endings,
 }
 
 impl Rules {
@@ -143,6 +146,7 @@ impl Factory {
             clock: earth.clock(),
             backoff: BTreeMap::new(),
             uncertain_until: 0,
+            endings: Endings::default(),
         };
         let mut factory = Self {
             number,
@@ -186,6 +190,9 @@ impl Factory {
                 *shortest = kind.backoff.min(*shortest);
             }
         }
+        rules
+            .endings
+            .configured(&self.configuration, self.earth.now());
     }
 
     /// Puts something there that is none.
@@ -253,16 +260,24 @@ impl Factory {
         let earth = Arc::clone(&self.earth);
         let may_create: Arc<MayCreate> =
             Arc::new(move |name: &str, space: &str, machinetype: &str, no_room| {
-                let rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
+                rules.endings.asked_for(name, earth.now());
                 rules.knows(name)?;
                 rules.has_room(name, no_room, earth.now())?;
                 rules.may_create(space, machinetype, earth.now())
             });
+        let rules = Arc::clone(&self.rules);
+        let earth = Arc::clone(&self.earth);
+        let may_delete: Arc<MayDelete> = Arc::new(move |server, cloud| {
+            let mut rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
+            rules.endings.may_delete(server, cloud, earth.now())
+        });
         let wire = Wire {
             sites: Arc::clone(sites),
             factory: self.number,
             power: Arc::clone(&power),
             may_create,
+            may_delete,
         };
         for site in sites.lock().iter_mut() {
             site.ledgers[self.number].new_life(&site.cloud);
@@ -356,6 +371,7 @@ impl Factory {
         self.kill().await;
         mem::take(&mut self.web).cut();
         self.disk.lose_power(rng);
+        self.rules().endings.power_was_lost(self.earth.now());
         self.router = router(&self.disk, &self.web, &self.state, &self.earth);
     }
 

@@ -80,6 +80,8 @@ pub struct Guests {
     /// The last message of each machine that was answered with success, and when that was.
     pub accepted: BTreeMap<String, (&'static str, u64)>,
     pub heartbeats: u64,
+    /// When the last heartbeat of a machine was taken.
+    pub heard: BTreeMap<String, u64>,
 }
 
 impl Guests {
@@ -100,7 +102,9 @@ impl Guests {
         let beat = guest.beats && now >= guest.next_beat;
         if beat {
             guest.next_beat = now + rng.random_range(60..=200);
-            put(router, machine, "heartbeat", "").await;
+            if put(router, machine, "heartbeat", "").await {
+                self.heard.insert(machine.to_owned(), now);
+            }
             self.heartbeats += 1;
         }
         let mut message = guest.message;

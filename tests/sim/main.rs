@@ -13,6 +13,7 @@ mod cloud;
 mod copies;
 mod disk;
 mod earth;
+mod endings;
 mod factory;
 mod guests;
 mod ledger;

@@ -50,6 +50,7 @@ impl World {
         for factory in &self.factories {
             let mut rules = factory.rules.lock().unwrap();
             rules.uncertain_until = now + 1500;
+            rules.endings.clock_was_set(now, off);
         }
     }
 
@@ -115,6 +116,7 @@ impl World {
         }
         if now % 60 < crate::world::STEP {
             self.nobody_is_unknown(now, calm_since)?;
+            self.nobody_is_overdue(now, calm_since)?;
         }
         if now + SETTLED >= calm_since + crate::world::CALM {
             self.count();
@@ -141,6 +143,39 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What has ended, has run for too long or is silent is destroyed.
+    fn nobody_is_overdue(&self, now: u64, calm_since: u64) -> Result<(), String> {
+        let rules = self.factories[0].rules.lock().unwrap();
+        for (site, space) in self.sites.lock().iter().zip(self.spaces()) {
+            let ours = &site.ledgers[0];
+            let servers = site.cloud.servers();
+            for server in servers.filter(|s| ours.owns(s) && !s.is_being_deleted()) {
+                let kind = server.metadata.get("machinetype");
+                let kind = kind.and_then(|kind| space.kinds.iter().find(|k| k.name == kind));
+                let Some(kind) = kind else { continue };
+                let known = ours.knowledge.get(&server.id).copied();
+                let known = known.unwrap_or_default();
+                let due = rules.endings.due(server, kind, known, calm_since);
+                if due < now {
+                    return Err(format!(
+                        "{} ({}) should have been destroyed {} s ago: {}, runs since {:?}, ended {:?}, {known:?}",
+                        server.name,
+                        server.id,
+                        now - due,
+                        server.status(),
+                        server.running_since,
+                        server.ended
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn spaces(&self) -> &[Space] {
+        &self.factories[0].configuration.spaces
     }
 
     fn count(&mut self) {

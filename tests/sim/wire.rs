@@ -9,7 +9,7 @@ use http::Method;
 use serde_json::Value;
 use vcycle::cloud::http::{Carried, Carrier, Failure, FailureKind, Request};
 
-use crate::cloud::{Ask, Carried as Outcome, Cloud};
+use crate::cloud::{Ask, Carried as Outcome, Cloud, Server};
 use crate::earth::Earth;
 use crate::ledger::{Ledger, Limits};
 use crate::power::Power;
@@ -35,6 +35,9 @@ pub struct Site {
 /// machinetype; and that the place of it was not found without room of late, if it was at some
 /// time.
 pub type MayCreate = dyn Fn(&str, &str, &str, Option<u64>) -> Result<(), String> + Send + Sync;
+
+/// Checks that there is a reason to delete this server.
+pub type MayDelete = dyn Fn(&Server, &Cloud) -> Result<(), String> + Send + Sync;
 
 /// Everything that is asked of clouds in one simulation.
 pub struct Sites {
@@ -89,6 +92,7 @@ pub struct Wire {
     pub factory: usize,
     pub power: Arc<Power>,
     pub may_create: Arc<MayCreate>,
+    pub may_delete: Arc<MayDelete>,
 }
 
 impl fmt::Debug for Wire {
@@ -251,7 +255,10 @@ impl Wire {
                     .creates(name, flavor, site.limits[self.factory], &site.cloud)
                     .and_then(|()| (self.may_create)(name, space, machinetype, told))
             }
-            Kind::Delete { id } => ledger.deletes(id, &site.cloud),
+            Kind::Delete { id } => ledger.deletes(id, &site.cloud).and_then(|()| {
+                let server = site.cloud.server(id);
+                server.map_or(Ok(()), |server| (self.may_delete)(server, &site.cloud))
+            }),
             Kind::Opening => {
                 ledger.begins_a_pass(now);
                 Ok(())

@@ -239,6 +239,10 @@ impl World {
                 let wish = self.guests[at]
                     .live(names, &factory.router, self.manners[at], now, &mut self.rng)
                     .await;
+                if self.guests[at].heard.get(&machine) == Some(&now) {
+                    let mut rules = factory.rules.lock().unwrap();
+                    rules.endings.beat(&machine, now);
+                }
                 if wish == Wish::ShutOff {
                     self.sites.lock()[at].cloud.shut_off(&id, now);
                 }
@@ -295,6 +299,9 @@ impl World {
                 add(format!("disk: {what}"), count);
             }
             add("= lives of daemons".to_owned(), factory.lives);
+            for (what, count) in &factory.rules.lock().unwrap().endings.tally {
+                add((*what).to_owned(), *count);
+            }
         }
         for guests in &self.guests {
             add("= heartbeats".to_owned(), guests.heartbeats);

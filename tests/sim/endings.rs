@@ -1,0 +1,254 @@
+//! When a machine has to be destroyed, and when it must not be, by what is true of it: how long it has
+//! run, when it was last heard of, how the hosts' clocks were set meanwhile.
+
+use std::collections::BTreeMap;
+
+use crate::cloud::{Cloud, Server};
+use crate::ledger::Knowledge;
+use crate::plan::{Configuration, Kind};
+
+/// A machine that has been starting for longer than this may be given up (SPEC 6), and has to be.
+const START_LIMIT: u64 = 3600;
+/// The longest pause between two deletes of one server (SPEC 6).
+const DELETE_PAUSE: u64 = 3600;
+/// A directory is made so long before its request at most: a pass asks for ten at once, and a slow disk
+/// takes a second for each step.
+const BEFORE_THE_REQUEST: u64 = 180;
+/// From looking at a heartbeat file to the last try of the delete that follows from it.
+const LOOKED_BEFORE: u64 = 300;
+/// So long after a change of the configuration a pass can still be going on with the old one.
+const OLD_PASSES: u64 = 1500;
+/// In the calm a machine is destroyed within so long: two cycles, their requests, and what a cloud may
+/// have asked to be left alone for.
+const PROMPT: u64 = 300;
+/// A server that was resized waits so long for its confirmation, and is left alone meanwhile.
+const RESIZED: u64 = 120 + 3600;
+/// Times of the daemon are whole seconds of its own clock.
+const ROUNDING: u64 = 2;
+
+/// What a machinetype gives its machines.
+#[derive(Clone, Debug)]
+struct Terms {
+    fizzle: u64,
+    heartbeat: Option<u64>,
+    /// max_wallclock_seconds, each with the true time since which it was configured.
+    wallclocks: Vec<(u64, u64)>,
+}
+
+/// What is true of the machines of one factory.
+#[derive(Debug, Default)]
+pub struct Endings {
+    /// By space and machinetype.
+    terms: BTreeMap<(String, String), Terms>,
+    /// By machine: when heartbeats of it were taken. All times are true ones.
+    beats: BTreeMap<String, Vec<u64>>,
+    /// When the request for a machine was first sent.
+    asked: BTreeMap<String, u64>,
+    /// When the factory lost its power, and with it heartbeats.
+    power_losses: Vec<u64>,
+    /// When the hosts' clock was set, and by how much.
+    steps: Vec<(u64, i64)>,
+    off: i64,
+    /// How many deletes were judged, by what was found.
+    pub tally: BTreeMap<&'static str, u64>,
+}
+
+impl Endings {
+    /// A configuration was written.
+    pub fn configured(&mut self, configuration: &Configuration, now: u64) {
+        for space in &configuration.spaces {
+            for kind in &space.kinds {
+                let place = (space.name.to_owned(), kind.name.to_owned());
+                let terms = self.terms.entry(place).or_insert_with(|| Terms {
+                    fizzle: kind.fizzle,
+                    heartbeat: kind.heartbeat,
+                    wallclocks: Vec::new(),
+                });
+                terms.wallclocks.push((now, kind.wallclock));
+            }
+        }
+    }
+
+    pub fn beat(&mut self, machine: &str, now: u64) {
+        self.beats.entry(machine.to_owned()).or_default().push(now);
+    }
+
+    pub fn asked_for(&mut self, machine: &str, now: u64) {
+        self.asked.entry(machine.to_owned()).or_insert(now);
+    }
+
+    pub fn power_was_lost(&mut self, now: u64) {
+        self.power_losses.push(now);
+    }
+
+    /// The hosts' clock is off by so many seconds from now on.
+    pub fn clock_was_set(&mut self, now: u64, off: i64) {
+        self.steps.push((now, off - self.off));
+        self.off = off;
+    }
+
+    /// The most that a clock can say has passed since a true time.
+    fn most_since(&self, since: u64, now: u64) -> u64 {
+        let steps = self.steps.iter().filter(|(at, _)| *at >= since);
+        let forward = steps.filter_map(|(_, by)| u64::try_from(*by).ok());
+        now.saturating_sub(since) + forward.sum::<u64>()
+    }
+
+    /// How far the clock has been set back since a true time: so much later may be done what is due.
+    fn back_since(&self, since: u64) -> u64 {
+        let steps = self.steps.iter().filter(|(at, _)| *at >= since);
+        steps
+            .filter_map(|(_, by)| u64::try_from(by.saturating_neg()).ok())
+            .sum()
+    }
+
+    fn terms_of(&self, server: &Server) -> Option<&Terms> {
+        let mark = |key: &str| server.metadata.get(key).cloned();
+        self.terms.get(&(mark("space")?, mark("machinetype")?))
+    }
+
+    /// A DELETE for this server is about to be carried out: whether there is a reason for it.
+    ///
+    /// # Errors
+    /// When the server has not done anything to deserve it.
+    pub fn may_delete(&mut self, server: &Server, cloud: &Cloud, now: u64) -> Result<(), String> {
+        let reason = self.reason(server, cloud, now);
+        let what = reason.unwrap_or("= deletes without a reason");
+        *self.tally.entry(what).or_default() += 1;
+        if reason.is_some() {
+            return Ok(());
+        }
+        let beats = self.beats.get(&server.first_name);
+        Err(format!(
+            "{} ({}) is deleted without a reason: {}, asked for at {:?}, runs since {:?}, last heartbeats {:?}",
+            server.name,
+            server.id,
+            server.status(),
+            self.asked.get(&server.first_name),
+            server.running_since,
+            beats.map(|beats| &beats[beats.len().saturating_sub(3)..])
+        ))
+    }
+
+    fn reason(&self, server: &Server, cloud: &Cloud, now: u64) -> Option<&'static str> {
+        if server.is_gone() || server.is_being_deleted() || server.ended.is_some() {
+            return Some("= deletes of what was over");
+        }
+        // Which of two is the one to keep goes by what was listed and written down of them.
+        let is_namesake = |other: &&Server| {
+            other.id != server.id
+                && (other.first_name == server.first_name || other.name == server.name)
+        };
+        if cloud.history().iter().any(|other| is_namesake(&other)) {
+            return Some("= deletes not judged: two servers of one name");
+        }
+        let Some(terms) = self.terms_of(server) else {
+            return Some("= deletes not judged: no machinetype of ours");
+        };
+        let asked = self.asked.get(&server.first_name).copied();
+        let made = asked.map_or(server.created, |asked| asked.min(server.created));
+        let age = self.most_since(made, now) + BEFORE_THE_REQUEST;
+        if server.running_since.is_none() {
+            return (age > START_LIMIT).then_some("= deletes of what did not start");
+        }
+        if age > terms.shortest_wallclock(made.saturating_sub(BEFORE_THE_REQUEST)) {
+            return Some("= deletes for wallclock");
+        }
+        let limit = terms.heartbeat?;
+        if self.lost_its_heartbeats(&server.first_name) {
+            return Some("= deletes not judged: heartbeats lost with the power");
+        }
+        // A cloud whose clock is wrong may tell any time since it was made for its start.
+        self.was_silent(&server.first_name, (limit, terms.fizzle), made, now)
+            .then_some("= deletes for heartbeats")
+    }
+
+    /// Whether the machine was heard, and then the power was lost, with what was heard and not synced,
+    /// and it was not heard since.
+    fn lost_its_heartbeats(&self, machine: &str) -> bool {
+        let last = self.beats.get(machine).and_then(|beats| beats.last());
+        last.is_some_and(|last| self.power_losses.iter().any(|lost| lost >= last))
+    }
+
+    /// Whether at some moment of late the machine was silent for so long that it may be destroyed: after
+    /// its last heartbeat, or without any since it was made.
+    fn was_silent(&self, machine: &str, (limit, fizzle): (u64, u64), made: u64, now: u64) -> bool {
+        let beats = self.beats.get(machine).into_iter().flatten().copied();
+        let (mut before, mut limit_before) = (made, limit.min(fizzle));
+        for beat in beats.chain([now]) {
+            let silence = self.most_since(before, beat) + ROUNDING;
+            if silence > limit_before && beat + LOOKED_BEFORE >= now {
+                return true;
+            }
+            (before, limit_before) = (beat, limit);
+        }
+        false
+    }
+
+    /// In the calm: the true time by which a server has to be destroyed, or its deletion asked for again.
+    pub fn due(&self, server: &Server, kind: &Kind, known: Knowledge, calm_since: u64) -> u64 {
+        let after_the_storm = |at: u64| at.max(calm_since) + PROMPT;
+        // Deletes that failed in the storm are repeated the more seldom.
+        let pause = if server.created < calm_since || !server.deletions.is_empty() {
+            DELETE_PAUSE
+        } else {
+            0
+        };
+        let back = self.back_since(server.created);
+        if let Some((ended, _)) = server.ended {
+            return after_the_storm(ended) + pause + back;
+        }
+        let Some(runs_since) = server.running_since else {
+            return after_the_storm(server.created + START_LIMIT) + pause + back;
+        };
+        // What the cloud did not tell, or told wrongly, counts from when it was seen.
+        let seen = known.first_running.unwrap_or(calm_since + PROMPT);
+        let began = runs_since.max(seen.min(calm_since + PROMPT));
+        let overdue = after_the_storm(began + kind.wallclock) + back;
+        let silent = self.silent_from(server, kind, began, calm_since);
+        let due = silent.map_or(overdue, |silent| silent.min(overdue)) + pause;
+        if server.flavor == server.first_flavor {
+            due
+        } else {
+            due.max(after_the_storm(calm_since + RESIZED) + pause)
+        }
+    }
+
+    /// By when it has to be known that nothing is heard of a machine.
+    fn silent_from(
+        &self,
+        server: &Server,
+        kind: &Kind,
+        began: u64,
+        calm_since: u64,
+    ) -> Option<u64> {
+        let limit = kind.heartbeat?;
+        let last = self
+            .beats
+            .get(&server.first_name)
+            .and_then(|beats| beats.last());
+        // The daemon listens anew from its last start on, and nobody heard what was said before that.
+        let patience = limit.max(kind.fizzle);
+        let listens = calm_since + PROMPT;
+        let since = last.map_or(began, |last| began.max(*last));
+        Some(since.max(listens) + patience + PROMPT + self.back_since(since))
+    }
+}
+
+impl Terms {
+    /// The shortest max_wallclock_seconds that has been in force since a true time.
+    fn shortest_wallclock(&self, since: u64) -> u64 {
+        let ends = self
+            .wallclocks
+            .iter()
+            .skip(1)
+            .map(|(at, _)| at + OLD_PASSES);
+        let ends = ends.chain([u64::MAX]);
+        let in_force = self.wallclocks.iter().zip(ends);
+        let in_force = in_force.filter(|(_, end)| *end >= since);
+        in_force
+            .map(|((_, seconds), _)| *seconds)
+            .min()
+            .unwrap_or(0)
+    }
+}
