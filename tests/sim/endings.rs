@@ -9,8 +9,9 @@ use crate::plan::{Configuration, Kind};
 
 /// A machine that has been starting for longer than this may be given up (SPEC 6), and has to be.
 const START_LIMIT: u64 = 3600;
-/// The longest pause between two deletes of one server (SPEC 6).
-const DELETE_PAUSE: u64 = 3600;
+/// The pauses before the second and third delete of one server; from then on it is an hour (SPEC 6).
+const DELETE_PAUSES: [u64; 2] = [30, 300];
+const LONGEST_DELETE_PAUSE: u64 = 3600;
 /// A directory is made so long before its request at most: a pass asks for ten at once, and a slow disk
 /// takes a second for each step.
 const BEFORE_THE_REQUEST: u64 = 180;
@@ -44,6 +45,8 @@ pub struct Endings {
     beats: BTreeMap<String, Vec<u64>>,
     /// When the request for a machine was first sent.
     asked: BTreeMap<String, u64>,
+    /// How often the deletion of a server was asked for, by its identifier.
+    deletes: BTreeMap<String, usize>,
     /// When the factory lost its power, and with it heartbeats.
     power_losses: Vec<u64>,
     /// When the hosts' clock was set, and by how much.
@@ -112,6 +115,7 @@ impl Endings {
     /// # Errors
     /// When the server has not done anything to deserve it.
     pub fn may_delete(&mut self, server: &Server, cloud: &Cloud, now: u64) -> Result<(), String> {
+        *self.deletes.entry(server.id.clone()).or_default() += 1;
         let reason = self.reason(server, cloud, now);
         let what = reason.unwrap_or("= deletes without a reason");
         *self.tally.entry(what).or_default() += 1;
@@ -188,12 +192,7 @@ impl Endings {
     /// In the calm: the true time by which a server has to be destroyed, or its deletion asked for again.
     pub fn due(&self, server: &Server, kind: &Kind, known: Knowledge, calm_since: u64) -> u64 {
         let after_the_storm = |at: u64| at.max(calm_since) + PROMPT;
-        // Deletes that failed in the storm are repeated the more seldom.
-        let pause = if server.created < calm_since || !server.deletions.is_empty() {
-            DELETE_PAUSE
-        } else {
-            0
-        };
+        let pause = self.pause_before_the_next_delete(&server.id);
         let back = self.back_since(server.created);
         if let Some((ended, _)) = server.ended {
             return after_the_storm(ended) + pause + back;
@@ -211,6 +210,18 @@ impl Endings {
             due
         } else {
             due.max(after_the_storm(calm_since + RESIZED) + pause)
+        }
+    }
+
+    /// For how long a server may stay, because deletes of it have failed.
+    fn pause_before_the_next_delete(&self, id: &str) -> u64 {
+        match self
+            .deletes
+            .get(id)
+            .and_then(|deletes| deletes.checked_sub(1))
+        {
+            None => 0,
+            Some(more) => *DELETE_PAUSES.get(more).unwrap_or(&LONGEST_DELETE_PAUSE),
         }
     }
 

@@ -9,6 +9,7 @@
     reason = "a test may end by panicking, its helper functions included"
 )]
 
+mod accounts;
 mod cloud;
 mod copies;
 mod disk;

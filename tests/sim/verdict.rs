@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
-use std::path::Path;
 
 use vcycle::model::{MachineFiles, MachinetypeName, SpaceName};
 use vcycle::state::{Published, SHUTDOWN_MESSAGE};
 
+use crate::accounts::{Record, records, sent_as_archived};
 use crate::cloud::{Cloud, Maker, Server};
 use crate::copies::copies_are_whole;
 use crate::ledger::{Knowledge, Ledger};
@@ -32,15 +32,6 @@ pub struct Counts {
     looks: u64,
     kinds: BTreeMap<(usize, String), u64>,
     most: BTreeMap<usize, u32>,
-}
-
-/// One accounting record.
-#[derive(Clone, Debug)]
-struct Record {
-    file: String,
-    job: String,
-    start: u64,
-    end: u64,
 }
 
 impl World {
@@ -334,24 +325,12 @@ impl World {
         let sites = self.sites.lock();
         let mut jobs = BTreeMap::new();
         for record in &archived {
-            if let Some(first) = jobs.insert(&record.job, &record.file) {
-                return Err(format!(
-                    "{first} and {} account for {}",
-                    record.file, record.job
-                ));
+            if let Some(first) = jobs.insert(&record.job, record.path()) {
+                let second = record.path();
+                return Err(format!("{first} and {second} account for {}", record.job));
             }
         }
-        for record in &outgoing {
-            if !jobs.contains_key(&record.job) {
-                let machine = directories.values().find(|files| {
-                    files
-                        .id
-                        .as_ref()
-                        .is_some_and(|id| id.as_str() == record.job)
-                });
-                return Err(format!("{record:?} is sent and not archived: {machine:?}"));
-            }
-        }
+        sent_as_archived(&factory.configuration, &archived, &outgoing)?;
         let mut seen = 0;
         for (number, site) in sites.iter().enumerate() {
             let space = &factory.configuration.spaces[number];
@@ -561,42 +540,4 @@ fn size(space: &Space, flavor: &str) -> u32 {
         (None, "large") => 4,
         _ => 1,
     }
-}
-
-/// All records below a directory.
-fn records(directory: &Path) -> Result<Vec<Record>, String> {
-    let mut found = Vec::new();
-    let Ok(days) = std::fs::read_dir(directory) else {
-        return Ok(found);
-    };
-    for day in days {
-        for file in std::fs::read_dir(day.unwrap().path()).unwrap() {
-            let path = file.unwrap().path();
-            let file = path.display().to_string();
-            let text = std::fs::read_to_string(&path).unwrap();
-            let value = |key: &str| {
-                let lines = text.lines().filter_map(|line| line.split_once(": "));
-                lines
-                    .filter(|(name, _)| *name == key)
-                    .map(|(_, value)| value.to_owned())
-                    .next()
-            };
-            let number = |key: &str| value(key).and_then(|text| text.parse().ok());
-            let (Some(job), Some(start), Some(end)) =
-                (value("LocalJobId"), number("StartTime"), number("EndTime"))
-            else {
-                return Err(format!("{file} is no record: {text:?}"));
-            };
-            if !text.ends_with("%%\n") {
-                return Err(format!("{file} is cut off: {text:?}"));
-            }
-            found.push(Record {
-                file,
-                job,
-                start,
-                end,
-            });
-        }
-    }
-    Ok(found)
 }
