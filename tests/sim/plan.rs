@@ -17,6 +17,29 @@ pub const USER_DATA: &str =
     "#!/bin/sh\n# user-data-of-the-simulation ##user_data_option_secret##\n";
 pub const DN: &str = "/DC=org/DC=example/CN=vm";
 
+/// The password as a configuration has it.
+pub fn encoded_password() -> String {
+    base64::engine::general_purpose::STANDARD.encode(PASSWORD)
+}
+
+/// Configurations that are none, each for an error on the line of a secret or beside one.
+pub fn broken() -> [String; 4] {
+    let encoded = encoded_password();
+    [
+        format!(
+            "no section\npassword_base64 = {encoded}\n\
+             [space one.example.org]\nuser_data_option_secret {SECRET_OPTION}\n"
+        ),
+        // A value that is not in base64, and is the password itself.
+        format!("[space one.example.org]\napi = cloud\npassword_base64 = {PASSWORD}\n"),
+        String::new(),
+        format!(
+            "[machinetype none.example.org a]\nfizzle_seconds = soon\n\
+             user_data_option_secret = {SECRET_OPTION}\npassword_base46 = {encoded}\n"
+        ),
+    ]
+}
+
 /// A machinetype.
 #[derive(Clone, Debug)]
 pub struct Kind {
@@ -90,7 +113,7 @@ impl Configuration {
 
     pub fn to_text(&self, user_data: &Path) -> String {
         let mut text = "[server]\nlisten = none\nadmin_listen = none\n\n".to_owned();
-        let password = base64::engine::general_purpose::STANDARD.encode(PASSWORD);
+        let password = encoded_password();
         for space in self.spaces.iter().filter(|space| !space.removed) {
             let mut line = |line: String| writeln!(text, "{line}").unwrap();
             line(format!("[space {}]", space.name));

@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::cloud::{Exchange, Fate, Faults, Lie, Strike, World as Outside};
 use crate::disk::DiskFaults;
 use crate::guests::Manners;
+use crate::plan::broken;
 use crate::world::{STEP, World};
 
 /// What is wrong at the moment, and until when (true time).
@@ -242,13 +243,8 @@ impl Storm {
             .random_range(0..factory.configuration.spaces.len());
         let what = match world.rng.random_range(0..5) {
             0 => {
-                const BROKEN: [&str; 4] = [
-                    "no section\n",
-                    "[space one.example.org]\napi = cloud\n",
-                    "",
-                    "[machinetype none.example.org a]\nfizzle_seconds = soon\n",
-                ];
-                factory.break_configuration(BROKEN[world.rng.random_range(0..BROKEN.len())]);
+                let broken = broken();
+                factory.break_configuration(&broken[world.rng.random_range(0..broken.len())]);
                 "configuration broken"
             }
             1 => {

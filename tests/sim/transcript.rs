@@ -49,7 +49,10 @@ impl Transcript {
 
     /// Nothing like this may appear in a log from now on.
     pub fn must_not_show(&self, secret: &str) {
-        self.shared().secrets.push(secret.to_owned());
+        let secrets = &mut self.shared().secrets;
+        if !secrets.iter().any(|known| known == secret) {
+            secrets.push(secret.to_owned());
+        }
     }
 
     /// The first line that shows a secret or tells of an internal error.
@@ -75,9 +78,6 @@ impl Transcript {
 impl<S: Subscriber> Layer<S> for Transcript {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let level = *event.metadata().level();
-        if level > Level::DEBUG {
-            return;
-        }
         let mut text = Text::default();
         event.record(&mut text);
         let line = format!(

@@ -112,6 +112,8 @@ enum Kind {
         space: String,
         machinetype: String,
         zone: Option<String>,
+        /// In base64.
+        user_data: String,
     },
     /// One server by itself.
     Show {
@@ -149,6 +151,7 @@ impl Kind {
                     space: text("/server/metadata/space"),
                     machinetype: text("/server/metadata/machinetype"),
                     zone: Some(text("/server/availability_zone")).filter(|zone| !zone.is_empty()),
+                    user_data: text("/server/user_data"),
                 }
             }
             (&Method::GET, [.., "servers", id]) => Self::Show {
@@ -249,7 +252,9 @@ impl Wire {
                 space,
                 machinetype,
                 zone,
+                user_data,
             } => {
+                self.sites.transcript.must_not_show(user_data);
                 let told = ledger.room.refuses(&(flavor.clone(), zone.clone()), now);
                 ledger
                     .creates(name, flavor, site.limits[self.factory], &site.cloud)

@@ -15,7 +15,7 @@ use crate::earth::{BEGINNING, Earth};
 use crate::factory::Factory;
 use crate::guests::{Guests, Manners, Wish};
 use crate::ledger::{Ledger, Limits};
-use crate::plan::{Configuration, PASSWORD, SECRET_OPTION, draw_setup};
+use crate::plan::{Configuration, PASSWORD, SECRET_OPTION, draw_setup, encoded_password};
 use crate::storm::Storm;
 use crate::transcript::Transcript;
 use crate::verdict::Counts;
@@ -110,6 +110,7 @@ impl World {
         for secret in [PASSWORD, SECRET_OPTION, "user-data-of-the-simulation"] {
             transcript.must_not_show(secret);
         }
+        transcript.must_not_show(&encoded_password());
         let mut bases = vec!["http://cloud-one".to_owned()];
         if rng.random_bool(0.4) {
             bases.push("http://cloud-two".to_owned());
