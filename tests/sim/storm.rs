@@ -72,6 +72,12 @@ enum End {
     Stop,
 }
 
+/// Whether a machine is not known at the start of a daemon that cannot read this file.
+fn is_needed_at_a_start(file: &str) -> bool {
+    let others = ["/joboutputs/", "/last_", "/apel-"];
+    !others.iter().any(|other| file.starts_with(other))
+}
+
 impl Storm {
     pub fn new(world: &mut World) -> Self {
         let rng = &mut world.rng;
@@ -184,15 +190,18 @@ impl Storm {
                 ..DiskFaults::default()
             },
             _ => {
-                const FILES: [&str; 9] = [
+                const FILES: [&str; 12] = [
                     "/started",
                     "/stopped",
                     "/finished",
                     "/uuid",
+                    "/updated",
                     "/joboutputs/heartbeat",
                     "/joboutputs/shutdown_message",
                     "/last_abort_time",
+                    "/last_scan",
                     "/apel-archive/",
+                    "/apel-outgoing/",
                     "/deleted",
                 ];
                 let file = FILES[world.rng.random_range(0..FILES.len())];
@@ -208,7 +217,7 @@ impl Storm {
             "disk trouble"
         });
         world.transcript.say(format!("*** disk {at}: {faults:?}"));
-        if faults.denied.is_some() {
+        if faults.denied.as_deref().is_some_and(is_needed_at_a_start) {
             world.factories[at].refusals.push(now);
         }
         let most = if faults.slow { 60 } else { 400 };
