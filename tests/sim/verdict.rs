@@ -11,6 +11,7 @@ use crate::cloud::{Cloud, Maker, Server};
 use crate::copies::copies_are_whole;
 use crate::ledger::{Knowledge, Ledger};
 use crate::plan::Space;
+use crate::wire::Site;
 use crate::world::World;
 
 /// How long a VM with our marks may be without a directory: the adoption time, and two cycles to
@@ -26,12 +27,21 @@ const WAITS: u64 = 90;
 /// Times of the daemon are whole seconds of its own clock.
 const ROUNDING: u64 = 2;
 
+/// How long the place of a machine that ends is empty: a cycle may pass until that is seen, 90 s until
+/// the server is gone, another cycle until that is seen, too; and the requests take time.
+const TURNOVER: u64 = 240;
+/// How far the mean of a machinetype may be from its share: machines are whole, and how long they live
+/// differs.
+const SHARE_MACHINES: f64 = 1.0;
+const SHARE_PART: f64 = 0.1;
+
 /// How many machines there were of each kind, over time: by space and machinetype.
 #[derive(Debug, Default)]
 pub struct Counts {
     looks: u64,
     kinds: BTreeMap<(usize, String), u64>,
-    most: BTreeMap<usize, u32>,
+    /// What of each space was in use by what runs or will: by space.
+    in_use: BTreeMap<usize, u64>,
 }
 
 impl World {
@@ -187,15 +197,15 @@ impl World {
                 let place = (at, kind.unwrap_or_default());
                 *self.counts.kinds.entry(place).or_default() += weight;
             }
-            let weights = ours.iter().map(|server| {
-                unit(
+            let lives = |server: &&&Server| server.ended.is_none() && !server.is_being_deleted();
+            let weights = ours.iter().filter(lives).map(|server| {
+                u64::from(unit(
                     &self.factories[0].configuration.spaces[at],
                     &site.cloud,
                     server,
-                )
+                ))
             });
-            let most = self.counts.most.entry(at).or_default();
-            *most = (*most).max(weights.sum());
+            *self.counts.in_use.entry(at).or_default() += weights.sum::<u64>();
         }
     }
 
@@ -235,10 +245,13 @@ impl World {
                 (None, None) => quota,
             };
             let quota_binds = space.limits.processors.is_some() && quota < limit;
-            let most = self.counts.most.get(&at).copied().unwrap_or(0);
-            if !quota_binds && most + smallest <= limit {
+            let usable = f64::from(limit / smallest * smallest);
+            let sum = self.counts.in_use.get(&at).copied().unwrap_or(0);
+            let in_use = sum as f64 / self.counts.looks as f64;
+            let empty = (self.ended_of_late(space, site) * TURNOVER) as f64 / SETTLED as f64;
+            if !quota_binds && in_use < usable - empty {
                 return Err(format!(
-                    "{} has at most {most} of {limit} in the last hour",
+                    "{} has {in_use:.2} of {limit} in use on average in the last hour, and what ended explains {empty:.2}",
                     space.name
                 ));
             }
@@ -262,7 +275,7 @@ impl World {
                     .iter()
                     .map(|kind| size(space, kind.flavor))
                     .max();
-                let slack = f64::from(largest.unwrap_or(1)) * 2.0 + ideal * 0.25;
+                let slack = f64::from(largest.unwrap_or(1)) * SHARE_MACHINES + ideal * SHARE_PART;
                 if (mean(kind.name) - ideal).abs() > slack {
                     return Err(format!(
                         "{} {} has {:.2} on average in the last hour, and its share is {ideal:.2}",
@@ -274,6 +287,18 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What ended in the last hour, in the unit of the space's limit.
+    fn ended_of_late(&self, space: &Space, site: &Site) -> u64 {
+        let since = self.now().saturating_sub(SETTLED + TURNOVER);
+        let ended = site.cloud.history().iter().filter(|server| {
+            let at = server.ended.map(|(at, _)| at);
+            site.ledgers[0].owns(server) && at >= Some(since)
+        });
+        ended
+            .map(|server| u64::from(unit(space, &site.cloud, server)))
+            .sum()
     }
 
     /// VMs and directories belong together, one to one.
@@ -351,6 +376,9 @@ impl World {
                     return Err(format!("{name} has {} records", of_it.len()));
                 }
                 let [server] = servers.as_slice() else {
+                    if !servers.is_empty() {
+                        self.note("= records not judged: two servers of one name");
+                    }
                     continue;
                 };
                 let files = directories.get(name.as_str());
@@ -390,6 +418,7 @@ impl World {
         wrong: &[u64],
     ) -> Result<(), String> {
         if !matches!(server.maker, Maker::Request { .. }) {
+            self.note("= records not judged: not made by a request of ours");
             return Ok(());
         }
         let known = ledger
@@ -418,6 +447,12 @@ impl World {
             if finished && !known.written_off && seen > kind.fizzle + ROUNDING + lost {
                 return Err(format!("was seen running for {seen} s and has no record"));
             }
+            self.note(match (finished, known.written_off, lost) {
+                (false, _, _) => "= no record, not judged: not finished",
+                (_, true, _) => "= no record, not judged: missing from two listings",
+                (_, _, 0) => "= no record, as it should be",
+                _ => "= no record, judged but for what a clock set back hides",
+            });
             return Ok(());
         };
         if server.running_since.is_none() {
@@ -432,10 +467,21 @@ impl World {
         }
         // A cloud whose clock is wrong tells other times than those of these checks; and what a
         // disk would not show at a start is dated by what was seen later.
-        if set || known.written_off || wrong.iter().any(|at| lasted.contains(at)) {
+        let excuse = if set {
+            Some("= records, times not judged: the hosts' clock")
+        } else if known.written_off {
+            Some("= records, times not judged: missing from two listings")
+        } else if wrong.iter().any(|at| lasted.contains(at)) {
+            Some("= records, times not judged: the cloud's clock, or a file that was refused")
+        } else {
+            None
+        };
+        if let Some(excuse) = excuse {
+            self.note(excuse);
             return Ok(());
         }
         let (Some(first), Some(last)) = (known.first_running, known.last_running) else {
+            self.note("= records, times not judged: never listed as running");
             return Ok(());
         };
         let starts = server.created.saturating_sub(ROUNDING)..=first + 90 + ROUNDING;
@@ -451,6 +497,11 @@ impl World {
         // Nothing that a factory is told truly shows a VM running that has ended; but that a deletion
         // has failed the cloud tells with the time of that.
         let is_told_truly = !known.lied_about && server.status() != "ERROR";
+        self.note(if is_told_truly {
+            "= records, times judged"
+        } else {
+            "= records, times judged, the end by what was told"
+        });
         let latest = match server.ended {
             Some((at, _)) if is_told_truly => told_end.min(at + ROUNDING),
             Some(_) | None => told_end,
@@ -463,6 +514,10 @@ impl World {
             ));
         }
         Ok(())
+    }
+
+    fn note(&self, what: &'static str) {
+        *self.judged.borrow_mut().entry(what).or_default() += 1;
     }
 
     /// How much of a run the steps of the hosts' clocks may have hidden. One that begins after what the

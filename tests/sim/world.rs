@@ -1,5 +1,6 @@
 //! One simulation, from its seed to its verdict.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub struct World {
     pub manners: Vec<Manners>,
     pub tally: BTreeMap<String, u64>,
     pub counts: Counts,
+    /// How many machines were accounted for as they should be, and which of them could not be judged.
+    pub judged: RefCell<BTreeMap<&'static str, u64>>,
     /// Since when nothing goes wrong any more.
     pub calm_since: Option<u64>,
     /// When the hosts' clocks were set (true time), and how far they have been off since.
@@ -151,6 +154,7 @@ impl World {
             manners: vec![Manners::GOOD; bases.len()],
             tally: BTreeMap::new(),
             counts: Counts::default(),
+            judged: RefCell::default(),
             calm_since: None,
             set_clocks: Vec::new(),
         }
@@ -294,6 +298,9 @@ impl World {
                 "= machines that ran".to_owned(),
                 u64::try_from(ran.count()).unwrap(),
             );
+        }
+        for (what, count) in self.judged.borrow().iter() {
+            add((*what).to_owned(), *count);
         }
         for factory in &self.factories {
             for (what, count) in factory.disk.refused() {
