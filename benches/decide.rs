@@ -162,6 +162,7 @@ fn machine(number: usize) -> Machine {
             volumes: Vec::new(),
         },
         missed_scans: 0,
+        unconfirmed: false,
         first_running: None,
         last_running: Some(ago(60)),
         delete_tries: 0,

@@ -169,13 +169,6 @@ pub(super) struct Driver {
     repeats: Repeats,
 }
 
-/// The last cycle of the daemon before this one. What cannot be read is told when a space needs it.
-fn last_cycle(store: &Store, config: &Config) -> Option<Timestamp> {
-    let spaces = config.spaces.keys();
-    let scans = spaces.filter_map(|space| store.last_scan(space).ok().flatten());
-    scans.max()
-}
-
 impl Driver {
     /// Reads everything and starts the spaces.
     ///
@@ -195,8 +188,7 @@ impl Driver {
         let (machines, old) = load_machines(&store, &config, &settings.factory, &mut unread)?;
         let metrics = Metrics::default();
         let clock = &settings.clock;
-        let mut server = HttpsServer::start(&config.server, &store, clock, &metrics).await?;
-        server.go_on_from(last_cycle(&store, &config), settings.interval);
+        let server = HttpsServer::start(&config.server, &store, clock, &metrics).await?;
         let config = Arc::new(config);
         let now = settings.clock.now();
         board.begin(daemon_status(&settings, now));

@@ -2,7 +2,9 @@
 //!
 //! A heartbeat that is not there says something about a machine only when the machine could have
 //! written it. While the server is down nothing is judged by heartbeats ([`Hearing::Deaf`]), and
-//! after a break (a start, a suspended host, a clock that was set) their age counts anew. A changed
+//! after a break (a start, a suspended host, a clock that was set) their age counts anew: where another
+//! program takes them, too, for the host may have been down with both, and what was written just before
+//! that may be lost with the power. A changed
 //! [server] section takes the place of the old one only when a server could start with it.
 
 use tracing::{error, info, warn};
@@ -27,8 +29,8 @@ const CHANGE: &str = "change of the HTTPS server";
 /// Whether machines can write their heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hearing {
-    /// To another program, of whose troubles we know nothing.
-    Elsewhere,
+    /// To another program, of whose troubles we know nothing; but this host was not down since then.
+    Elsewhere(Timestamp),
     /// Without a break since then.
     Since(Timestamp),
     /// They cannot: our server is down.
@@ -39,8 +41,7 @@ impl Hearing {
     /// Puts into a snapshot what heartbeats are worth.
     pub(super) fn apply(self, snapshot: &mut SpaceSnapshot) {
         match self {
-            Self::Elsewhere => {}
-            Self::Since(since) => {
+            Self::Elsewhere(since) | Self::Since(since) => {
                 snapshot.listening_since = snapshot.listening_since.max(Some(since));
             }
             Self::Deaf => {
@@ -85,7 +86,7 @@ impl HttpsServer {
             config: config.clone(),
             server: None,
             metrics: metrics.clone(),
-            hearing: Hearing::Elsewhere,
+            hearing: Hearing::Elsewhere(now),
             last_tick: now,
             problem: None,
         };
@@ -94,17 +95,6 @@ impl HttpsServer {
             new.hearing = Hearing::Since(now);
         }
         Ok(new)
-    }
-
-    /// Takes `last`, the last cycle of the daemon before this one, for the tick before the first.
-    /// Another program that serves the directory may have been down with this host since then.
-    pub(super) fn go_on_from(&mut self, last: Option<Timestamp>, interval: Seconds) {
-        if let (Hearing::Elsewhere, Some(last)) = (self.hearing, last) {
-            let now = self.last_tick;
-            self.last_tick = last;
-            self.note_breaks(now, interval);
-            self.last_tick = now;
-        }
     }
 
     pub(super) const fn hearing(&self) -> Hearing {
@@ -181,7 +171,7 @@ impl HttpsServer {
         }
         self.stop().await;
         self.config = wanted;
-        self.hearing = Hearing::Elsewhere;
+        self.hearing = Hearing::Elsewhere(clock.now());
         self.problem = None;
         if let Some(Lasted { count, .. }) = repeats.ended(CHANGE) {
             info!("[server] can be used, after {count} cycle(s)");
@@ -223,16 +213,19 @@ impl HttpsServer {
         }
     }
 
-    /// While the host was suspended or down no machine could write, and when the clock has jumped the age
+    /// While the host was suspended no machine could write, and when the clock has jumped the age
     /// of what they wrote means nothing: they get time to be heard again.
     fn note_breaks(&mut self, now: Timestamp, interval: Seconds) {
         let gap = now.since(self.last_tick);
         let late = gap > interval + interval + LATE;
-        let from_the_future = matches!(self.hearing, Hearing::Since(since) if since > now);
-        if late || from_the_future {
-            self.hearing = Hearing::Since(now);
+        let since = match &mut self.hearing {
+            Hearing::Elsewhere(since) | Hearing::Since(since) => since,
+            Hearing::Deaf => return,
+        };
+        if late || *since > now {
+            *since = now;
             warn!(
-                "{} between two cycles: this host or the daemon was down, or the clock was set; heartbeats count anew from now",
+                "{} between two cycles: this host slept or its clock was set; heartbeats count anew from now",
                 if late {
                     format!("{gap} s have passed")
                 } else {
@@ -342,8 +335,9 @@ mod tests {
         assert_eq!(heard, Hearing::Since(world.clock.now()));
         assert_eq!(world.tick(&wanted, 60).await, heard);
         let none = config(world.dir.path(), None);
-        assert_eq!(world.tick(&none, 60).await, Hearing::Elsewhere);
-        assert_eq!(world.tick(&none, 60).await, Hearing::Elsewhere);
+        let elsewhere = world.tick(&none, 60).await;
+        assert_eq!(elsewhere, Hearing::Elsewhere(world.clock.now()));
+        assert_eq!(world.tick(&none, 60).await, elsewhere);
     }
 
     #[tokio::test]
@@ -361,23 +355,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn heartbeats_to_another_program_count_anew_after_the_host_was_down() {
-        let ago = |world: &World, seconds: u64| {
-            Some(Timestamp::from_unix(world.clock.now().unix() - seconds))
-        };
+    async fn heartbeats_to_another_program_count_anew_from_the_start() {
         let mut world = World::new().await;
-        for last in [None, ago(&world, 100)] {
-            world.server.go_on_from(last, INTERVAL);
-            assert_eq!(world.server.hearing(), Hearing::Elsewhere, "{last:?}");
-        }
-        let last = ago(&world, 900);
-        world.server.go_on_from(last, INTERVAL);
-        assert_eq!(world.server.hearing(), Hearing::Since(world.clock.now()));
         let none = config(world.dir.path(), None);
-        assert_eq!(
-            world.tick(&none, 60).await,
-            Hearing::Since(Timestamp::from_unix(1_700_000_000))
-        );
+        let started = Hearing::Elsewhere(world.clock.now());
+        assert_eq!(world.server.hearing(), started);
+        assert_eq!(world.tick(&none, 60).await, started);
+        let resumed = world.tick(&none, 7200).await;
+        assert_eq!(resumed, Hearing::Elsewhere(world.clock.now()));
+        let mut snapshot = testing::snapshot(Vec::new());
+        resumed.apply(&mut snapshot);
+        assert_eq!(snapshot.listening_since, Some(world.clock.now()));
     }
 
     #[test]

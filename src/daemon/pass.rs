@@ -540,7 +540,7 @@ mod tests {
             config: Arc::new(config),
             templates: Templates::new(dir.path()),
             cache: images::Cache::new(dir.path()),
-            hearing: Hearing::Elsewhere,
+            hearing: Hearing::Elsewhere(began),
         };
         let pass = Pass {
             common: &common,

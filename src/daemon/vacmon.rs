@@ -56,7 +56,7 @@ impl Pass<'_> {
         };
         let heard = match self.tick.hearing {
             Hearing::Since(_) => Some(now),
-            Hearing::Elsewhere | Hearing::Deaf => None,
+            Hearing::Elsewhere(_) | Hearing::Deaf => None,
         };
         let facts = &snapshot.facts;
         let tally = tally::tally(&config, snapshot, now);

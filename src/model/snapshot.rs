@@ -39,9 +39,9 @@ pub struct SpaceSnapshot {
     /// How many scans in a row, this one included, have listed none of three or more machines
     /// that should be there.
     pub empty_scans: u32,
-    /// Since when machines have been able to write heartbeats to us without a break: the start of
-    /// our HTTPS server, or the moment at which they were taken over from an older version. `None`
-    /// when that is not known or not us.
+    /// Since when machines have been able to write heartbeats without a break: the start of our HTTPS
+    /// server, or of the daemon where another program takes them, or the moment at which they were taken
+    /// over from an older version. `None` when that is not known.
     pub listening_since: Option<Timestamp>,
     /// The servers that machines write to in place of ours, by machinetype.
     pub remotes: BTreeMap<MachinetypeName, RemoteServer>,

@@ -47,8 +47,6 @@ pub struct Endings {
     asked: BTreeMap<String, u64>,
     /// How often the deletion of a server was asked for, by its identifier.
     deletes: BTreeMap<String, usize>,
-    /// When the factory lost its power, and with it heartbeats.
-    power_losses: Vec<u64>,
     /// When the hosts' clock was set, and by how much.
     steps: Vec<(u64, i64)>,
     off: i64,
@@ -78,10 +76,6 @@ impl Endings {
 
     pub fn asked_for(&mut self, machine: &str, now: u64) {
         self.asked.entry(machine.to_owned()).or_insert(now);
-    }
-
-    pub fn power_was_lost(&mut self, now: u64) {
-        self.power_losses.push(now);
     }
 
     /// The hosts' clock is off by so many seconds from now on.
@@ -159,19 +153,9 @@ impl Endings {
             return Some("= deletes for wallclock");
         }
         let limit = terms.heartbeat?;
-        if self.lost_its_heartbeats(&server.first_name) {
-            return Some("= deletes not judged: heartbeats lost with the power");
-        }
         // A cloud whose clock is wrong may tell any time since it was made for its start.
         self.was_silent(&server.first_name, (limit, terms.fizzle), made, now)
             .then_some("= deletes for heartbeats")
-    }
-
-    /// Whether the machine was heard, and then the power was lost, with what was heard and not synced,
-    /// and it was not heard since.
-    fn lost_its_heartbeats(&self, machine: &str) -> bool {
-        let last = self.beats.get(machine).and_then(|beats| beats.last());
-        last.is_some_and(|last| self.power_losses.iter().any(|lost| lost >= last))
     }
 
     /// Whether at some moment of late the machine was silent for so long that it may be destroyed: after

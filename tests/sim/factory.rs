@@ -371,7 +371,6 @@ impl Factory {
         self.kill().await;
         mem::take(&mut self.web).cut();
         self.disk.lose_power(rng);
-        self.rules().endings.power_was_lost(self.earth.now());
         self.router = router(&self.disk, &self.web, &self.state, &self.earth);
     }
 
