@@ -251,15 +251,15 @@ fn is_missed(machine: &Machine, snapshot: &SpaceSnapshot, suspect: bool) -> bool
     scans >= needed
 }
 
-/// The machines that seem to be gone though nobody has seen them end or asked for that. A complete list
+/// The machines that seem to be gone though nobody has seen them end. A complete list
 /// may leave out machines (Nova's does those of a cell that is down), so the cloud is asked for each of
 /// these by itself; first for those that have been missing for the shortest time, for of the others it
 /// may not be able to tell.
 pub fn seem_gone(snapshot: &SpaceSnapshot) -> Vec<(MachineName, CloudId)> {
     let suspect = snapshot.suspect_missing().is_some();
     let machines = snapshot.machines.iter().filter(|machine| {
-        let meant = machine.files.stopped.is_some() || machine.files.deleted.is_some();
-        machine.vm().is_none() && !meant && is_missed(machine, snapshot, suspect)
+        let is_over = machine.files.stopped.is_some();
+        machine.vm().is_none() && !is_over && is_missed(machine, snapshot, suspect)
     });
     let mut machines: Vec<_> = machines.collect();
     machines.sort_by_key(|machine| machine.missed_scans);
