@@ -398,6 +398,7 @@ fn about(action: &Bookkeeping) -> String {
         Bookkeeping::Start { at, .. } => format!("runs since {}", at.to_rfc3339()),
         Bookkeeping::Miss { .. } => "is not listed".to_owned(),
         Bookkeeping::Return { .. } => "is listed again".to_owned(),
+        Bookkeeping::Reopen { .. } => "has appeared after all".to_owned(),
         Bookkeeping::Shutdowntime { at, .. } => format!("be down by {}", at.to_rfc3339()),
         Bookkeeping::Volumes { volumes, .. } => format!("has volume(s) {}", volumes.join(", ")),
         Bookkeeping::Exhausted { .. } => "shows that the cloud has no room there".to_owned(),

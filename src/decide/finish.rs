@@ -57,6 +57,10 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
     let files = &machine.machine.files;
     let name = || files.name.clone();
     let started = view.started(machine);
+    let appears = appears_after_all(machine);
+    if appears {
+        actions.push(Bookkeeping::Reopen { machine: name() });
+    }
     match machine.bucket {
         Bucket::Listed(listed, state) => {
             one_listed(view, machine, (listed, state), started, actions);
@@ -76,6 +80,9 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
         Bucket::Pending => {}
     }
     actions.extend(placement::remember(view, machine));
+    if appears {
+        return;
+    }
     let mut over = files.finished.is_some();
     if !over && let Some(finish) = finish(view, machine, started) {
         if awaits_message(view, machine, finish.stopped) {
@@ -93,6 +100,18 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
             machinetype: files.machinetype.clone(),
         });
     }
+}
+
+/// Whether a machine that was closed without ever having been listed lives: the cloud has taken longer
+/// to list it than anybody waits. What it runs is to be accounted for as of any other.
+fn appears_after_all(machine: &MachineView<'_>) -> bool {
+    let files = &machine.machine.files;
+    let lives = matches!(
+        machine.bucket,
+        Bucket::Listed(_, MachineState::Starting | MachineState::Running)
+    );
+    let is_closed = files.stopped.or(files.finished).is_some();
+    lives && is_closed && files.id.is_none() && files.started.is_none()
 }
 
 fn one_listed(

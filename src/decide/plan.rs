@@ -73,6 +73,11 @@ pub enum Bookkeeping {
         /// The new moment.
         at: Timestamp,
     },
+    /// It was given up as one that never appeared, and it runs: all that comes is before it.
+    Reopen {
+        /// Which machine.
+        machine: MachineName,
+    },
     /// It has ended, and what it said is still to be read: its time is fixed.
     Stop {
         /// Which machine.
@@ -126,6 +131,7 @@ impl Bookkeeping {
             | Self::Start { machine, .. }
             | Self::Miss { machine, .. }
             | Self::Return { machine }
+            | Self::Reopen { machine }
             | Self::Shutdowntime { machine, .. }
             | Self::Stop { machine, .. }
             | Self::KeepJoboutputs { machine, .. }

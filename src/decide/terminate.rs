@@ -7,6 +7,9 @@ use crate::model::{CloudMachine, Heartbeat, MachineFiles, MachineState, Seconds,
 
 /// A machine that has been starting for longer than this never will.
 const START_LIMIT: Seconds = Seconds::new(3600);
+/// A clock that was set back by less than this is waited for: the cloud's may be as wrong, and a VM
+/// that boots must not be ended for that.
+const CLOCK_WAIT: Seconds = Seconds::new(86_400);
 /// A cloud that is removing a machine is not asked again before this has passed.
 const DELETING_LIMIT: Seconds = Seconds::new(3600);
 
@@ -90,12 +93,12 @@ pub(super) fn reason(
     }
 }
 
-/// When a machine was asked for. Where the clock has been set back to before that, the cloud's own
+/// When a machine was asked for. Where the clock has been set back to long before that, the cloud's own
 /// word counts; where there is none, nobody knows how long ago it was, and it keeps its time.
 fn asked_for(files: &MachineFiles, listed: &CloudMachine, now: Timestamp) -> Timestamp {
     let told = listed.created.filter(|told| *told <= now);
     match told {
-        Some(told) if files.created > now => told,
+        Some(told) if files.created.since(now) > CLOCK_WAIT => told,
         _ => files.created,
     }
 }

@@ -128,6 +128,7 @@ impl Recorder<'_> {
                 last_running,
             } => self.miss(machine, *last_running),
             Bookkeeping::Return { machine } => self.returned(machine),
+            Bookkeeping::Reopen { machine } => self.reopen(machine),
             Bookkeeping::Shutdowntime { machine, at } => {
                 self.store.set_shutdowntime(machine, *at)?;
                 self.files(machine, |files| files.shutdowntime = Some(*at));
@@ -218,6 +219,7 @@ pub fn hold_back(plan: &mut Plan, unread: &[Unread]) {
         | Bookkeeping::Start { .. }
         | Bookkeeping::Miss { .. }
         | Bookkeeping::Return { .. }
+        | Bookkeeping::Reopen { .. }
         | Bookkeeping::Shutdowntime { .. }
         | Bookkeeping::Stop { .. }
         | Bookkeeping::Finish(_)

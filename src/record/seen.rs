@@ -138,6 +138,19 @@ impl Recorder<'_> {
         info!(%machine, "listed by the cloud again");
         Ok(())
     }
+
+    /// It never appeared, as it seemed, and runs now. `finished` goes last: a crash before that leaves a
+    /// machine that is reopened once more.
+    pub(super) fn reopen(&mut self, machine: &MachineName) -> Result<(), StateError> {
+        for file in [TimeFile::Updated, TimeFile::Stopped, TimeFile::Finished] {
+            self.store.remove_time(machine, file)?;
+        }
+        self.files(machine, |files| {
+            (files.updated, files.stopped, files.finished) = (None, None, None);
+        });
+        info!(%machine, "it has appeared on the cloud after all, and is looked after again");
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -322,9 +322,10 @@ async fn a_thing_is_looked_at_again_before_it_is_removed() {
             ("GET", "/neutron/v2.0/ports/of-hidden") => port(OURS, "hidden"),
             ("GET", "/neutron/v2.0/ports/of-unknown") => port(OURS, "unknown"),
             // What a listing leaves out while its cell is down.
-            ("GET", "/nova/v2.1/servers/hidden") => {
-                Reply::json(200, json!({"server": {"id": "hidden"}}))
-            }
+            ("GET", "/nova/v2.1/servers/hidden") => Reply::json(
+                200,
+                json!({"server": {"id": "hidden", "name": "n", "status": "ACTIVE"}}),
+            ),
             ("GET", "/nova/v2.1/servers/unknown") => Reply::html(500, "cell down"),
             ("DELETE", "/neutron/v2.0/ports/left" | "/neutron/v2.0/ports/of-gone") => {
                 Reply::json(204, "")

@@ -19,9 +19,10 @@ const BEFORE_THE_REQUEST: u64 = 180;
 const LOOKED_BEFORE: u64 = 300;
 /// So long after a change of the configuration a pass can still be going on with the old one.
 const OLD_PASSES: u64 = 1500;
-/// In the calm a machine is destroyed within so long: two cycles, their requests, and what a cloud may
-/// have asked to be left alone for.
+/// In the calm a machine is destroyed within so long: two cycles, and their requests.
 const PROMPT: u64 = 300;
+/// The longest that a cloud which asked for it in the storm is left alone in the calm.
+const LEFT_ALONE: u64 = 900;
 /// A server that was resized waits so long for its confirmation, and is left alone meanwhile.
 const RESIZED: u64 = 120 + 3600;
 /// Times of the daemon are whole seconds of its own clock.
@@ -175,6 +176,7 @@ impl Endings {
 
     /// In the calm: the true time by which a server has to be destroyed, or its deletion asked for again.
     pub fn due(&self, server: &Server, kind: &Kind, known: Knowledge, calm_since: u64) -> u64 {
+        let calm_since = calm_since + LEFT_ALONE;
         let after_the_storm = |at: u64| at.max(calm_since) + PROMPT;
         let pause = self.pause_before_the_next_delete(&server.id);
         let back = self.back_since(server.created);

@@ -333,6 +333,22 @@ fn a_machine_is_gone_when_two_scans_in_a_row_do_not_list_it() {
 }
 
 #[test]
+fn a_machine_that_appears_after_it_was_given_up_is_looked_after_again() {
+    check(
+        "a
+         a.1 running id=none created=-900 stopped=-100 finished=-100 cloud-started=-60
+         a.2 starting id=none created=-900 stopped=-100 finished=-100
+         a.3 running created=-900 started=-800 stopped=-100 finished=-100
+         a.4 starting created=-900 stopped=-100 finished=-100 deleted=0",
+        "reopen a.1
+         identify a.1 id=id-vcycle-a-0000000001
+         start a.1 -60
+         reopen a.2
+         identify a.2 id=id-vcycle-a-0000000002",
+    );
+}
+
+#[test]
 fn a_scan_that_lists_none_of_two_machines_is_believed() {
     check(
         "space max_machines=10

@@ -13,14 +13,15 @@ fn rule_1_starting_for_more_than_3600_seconds() {
 }
 
 #[test]
-fn rule_1_goes_by_the_clouds_word_when_the_creation_is_in_the_future() {
+fn rule_1_goes_by_the_clouds_word_when_the_creation_is_far_in_the_future() {
     check(
         "a
          a.1 starting created=+90000 cloud-created=-3600
          a.2 starting created=+90000 cloud-created=-3601
          a.3 starting created=+90000 cloud-created=+1
          a.4 starting created=+90000
-         a.5 starting created=-3600 cloud-created=-90000",
+         a.5 starting created=-3600 cloud-created=-90000
+         a.6 starting created=+3600 cloud-created=-7200",
         "delete a.2: 700 Failed to start",
     );
 }

@@ -153,6 +153,7 @@ fn bookkeeping_line(action: &Bookkeeping) -> String {
             last_running,
         } => format!("miss {} {}", short(machine), offset(*last_running)),
         Bookkeeping::Return { machine } => format!("return {}", short(machine)),
+        Bookkeeping::Reopen { machine } => format!("reopen {}", short(machine)),
         Bookkeeping::Shutdowntime { machine, at } => {
             format!("shutdowntime {} {}", short(machine), offset(*at))
         }

@@ -405,6 +405,10 @@ fn write_down(snapshot: &mut SpaceSnapshot, action: &Bookkeeping) {
             machine,
             last_running,
         } => find(snapshot, machine.as_str()).files.updated = Some(*last_running),
+        Bookkeeping::Reopen { machine } => {
+            let files = &mut find(snapshot, machine.as_str()).files;
+            (files.updated, files.stopped, files.finished) = (None, None, None);
+        }
         Bookkeeping::Return { machine } => {
             find(snapshot, machine.as_str()).files.updated = None;
         }

@@ -289,7 +289,7 @@ impl Factory {
         let file = self.state(&format!("spaces/{space}/last_scan"));
         let mut seen = HashSet::new();
         until("cycles go on", || {
-            seen.insert(file.metadata().unwrap().modified().unwrap());
+            seen.extend(file.metadata().and_then(|found| found.modified()));
             (seen.len() > count).then_some(())
         });
     }
