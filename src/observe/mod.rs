@@ -51,12 +51,18 @@ pub fn join(
         match owner(space, factory, &vm, &by_id, memory) {
             Owner::Filed(name) => listed.entry(name).or_default().push(vm),
             Owner::Unfiled => snapshot.unfiled.push(vm),
-            Owner::Foreign => {
-                snapshot.foreign_machines = snapshot.foreign_machines.saturating_add(1);
-                snapshot.foreign_processors =
-                    snapshot.foreign_processors + vm.processors.unwrap_or(Processors::ONE);
-                snapshot.foreign.push(vm);
-            }
+            Owner::Foreign => snapshot.add_foreign(vm),
+        }
+    }
+    for (name, vms) in &mut listed {
+        let is_known = memory
+            .machines
+            .get(name)
+            .is_some_and(|files| files.id.is_some());
+        if !is_known && vms.iter().any(|vm| vm.marks.is_some()) {
+            // What has our name and lacks our marks beside the VM that we asked for is a copy of it.
+            let copies = vms.extract_if(.., |vm| vm.marks.is_none());
+            copies.for_each(|copy| snapshot.add_foreign(copy));
         }
     }
     snapshot.machines = memory
@@ -182,6 +188,13 @@ fn heartbeat_file<'a>(config: &'a SpaceConfig, files: &MachineFiles) -> Option<&
 }
 
 impl SpaceSnapshot {
+    fn add_foreign(&mut self, vm: CloudMachine) {
+        self.foreign_machines = self.foreign_machines.saturating_add(1);
+        self.foreign_processors =
+            self.foreign_processors + vm.processors.unwrap_or(Processors::ONE);
+        self.foreign.push(vm);
+    }
+
     /// Whether none of our machines that the cloud has acknowledged is listed.
     fn lists_none_of_ours(&self) -> bool {
         let listed = self
@@ -259,6 +272,14 @@ mod tests {
             let snapshot = join(&space, &factory, facts, vec![copy.clone()], &memory);
             assert_eq!(snapshot.foreign.len(), foreign);
             assert_eq!(snapshot.machines[0].listed.len(), 1 - foreign);
+            // Beside one with our marks it is not.
+            let both = vec![copy.clone(), marked("factory.example.org")];
+            let facts = CloudFacts::default();
+            let snapshot = join(&space, &factory, facts, both, &memory);
+            assert_eq!(
+                (snapshot.foreign.len(), snapshot.machines[0].listed.len()),
+                (1, 1)
+            );
         }
     }
 

@@ -13,6 +13,7 @@ use crate::contract::{self, Ground};
 
 fn ground(image: &str) -> Ground {
     Ground {
+        finds_one: false,
         flavor: "t2.micro".to_owned(),
         image: image.to_owned(),
         public_key: Some(KEY.to_owned()),
