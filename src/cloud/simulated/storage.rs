@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::blocking;
+use crate::cloud::http::text;
 use crate::cloud::{CloudError, CloudErrorKind};
 use crate::model::SpaceName;
 use crate::state::disk::{self, Disk};
@@ -69,10 +70,12 @@ impl Place {
         };
         kept.and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from))
             .map_err(|error| {
+                // It has in it what stands in the file.
+                let why = text::one_line(&error.to_string());
                 CloudError::new(
                     CloudErrorKind::Rejected,
                     format!("read {}", self.file.display()),
-                    format!("{error}; remove the file to begin with an empty simulated cloud"),
+                    format!("{why}; remove the file to begin with an empty simulated cloud"),
                 )
             })
     }
