@@ -264,22 +264,10 @@ impl Store {
     ) -> Result<BTreeMap<MachineName, Timestamp>, StateError> {
         let directory = self.layout.unwritten_scans(space);
         let disk = self.layout.disk();
-        let found = match disk
-            .read(&directory)
-            .and_then(|()| fs::read_dir(&directory))
-        {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            Err(error) => return Err(error).context("list", &directory),
-        };
+        disk.read(&directory).context("list", &directory)?;
         let mut scans = BTreeMap::new();
-        for entry in found {
-            let entry = entry.context("list", &directory)?;
-            let name = entry.file_name().into_string().ok();
-            let Some(name) = name.and_then(|name| MachineName::new(name).ok()) else {
-                continue;
-            };
-            if let Some(time) = read_time(disk, &entry.path())? {
+        for name in self.machines_named_in(&directory)? {
+            if let Some(time) = read_time(disk, &directory.join(&name))? {
                 scans.insert(name, time);
             }
         }

@@ -42,7 +42,7 @@ impl Store {
     /// # Errors
     /// When the directory of machines itself cannot be listed.
     pub fn load_machines(&self) -> Result<Loaded, StateError> {
-        let mut names = self.machine_names()?;
+        let mut names = self.machines_named_in(&self.layout.machines())?;
         names.sort();
         let read = |names: &[MachineName]| -> Vec<Result<MachineFiles, Unread>> {
             let names = names.iter().cloned();
@@ -75,17 +75,19 @@ impl Store {
         Ok(loaded)
     }
 
-    /// The names of all machine directories, in no order.
-    fn machine_names(&self) -> Result<Vec<MachineName>, StateError> {
-        let dir = self.layout.machines();
-        let entries = match fs::read_dir(&dir) {
+    /// The machines that something in a directory is named after, in no order.
+    pub(in crate::state) fn machines_named_in(
+        &self,
+        dir: &Path,
+    ) -> Result<Vec<MachineName>, StateError> {
+        let entries = match fs::read_dir(dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).context("list", &dir),
+            Err(error) => return Err(error).context("list", dir),
         };
         let mut names = Vec::new();
         for entry in entries {
-            let entry = entry.context("list", &dir)?;
+            let entry = entry.context("list", dir)?;
             let name = entry.file_name();
             let name = name.to_str().and_then(|text| MachineName::new(text).ok());
             names.extend(name);
