@@ -92,9 +92,11 @@ impl Memory {
     /// When it is there and cannot be read.
     pub fn recall(&mut self, store: &Store, config: &SpaceConfig) -> Result<(), StateError> {
         if self.previous_scan.is_none() {
-            self.previous_scan = store.last_scan(&config.name)?;
-            self.unwritten = store.unwritten_scans(&config.name)?;
+            // All of it or nothing: what could not be read is tried again in the next cycle.
+            let scan = store.last_scan(&config.name)?;
+            let unwritten = store.unwritten_scans(&config.name)?;
             self.taken_over = store.taken_over(&config.name)?;
+            (self.previous_scan, self.unwritten) = (scan, unwritten);
             self.scan_before_the_start = self.previous_scan;
             self.scan_on_disk = self.previous_scan;
             for files in self.machines.values() {
@@ -269,6 +271,27 @@ mod tests {
         memory.note_scan(&snapshot, at(1000));
         memory.note_scan(&snapshot, at(1060));
         assert_eq!(memory.volatile[&names[0]].last_running, Some(at(2060)));
+    }
+
+    #[test]
+    fn a_memory_that_cannot_be_read_in_full_is_not_taken_up_in_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let config = testing::space("");
+        let at = Timestamp::from_unix;
+        store.set_last_scan(&config.name, at(2000)).unwrap();
+        let files = testing::files("vcycle-a-aaaaaaaaaa", 1000);
+        let name = files.name.clone();
+        // A directory in the place of its file.
+        let blocked = store.layout().unwritten_scans(&config.name).join(&name);
+        store.layout().disk().create_dir_all(&blocked).unwrap();
+        let mut memory = Memory::of([files]);
+        for _ in 0..2 {
+            memory.recall(&store, &config).unwrap_err();
+        }
+        store.layout().disk().remove_tree(&blocked).unwrap();
+        memory.recall(&store, &config).unwrap();
+        assert_eq!(memory.volatile[&name].last_running, Some(at(2000)));
     }
 
     #[test]
