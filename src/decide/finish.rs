@@ -4,7 +4,9 @@ use super::placement;
 use super::plan::{Bookkeeping, Finish};
 use super::terminate;
 use super::view::{Bucket, MachineView, View};
-use crate::model::{CloudMachine, Ended, MachineState, MachinetypeName, Seconds, Timestamp};
+use crate::model::{
+    CloudMachine, Ended, Machine, MachineFiles, MachineState, MachinetypeName, Seconds, Timestamp,
+};
 
 /// How long the end of a machine waits for the message that a remote server may have.
 const MESSAGE_PATIENCE: Seconds = Seconds::new(3600);
@@ -57,9 +59,15 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
     let files = &machine.machine.files;
     let name = || files.name.clone();
     let started = view.started(machine);
-    let appears = appears_after_all(machine);
-    if appears {
+    if appears_after_all(machine, started) {
         actions.push(Bookkeeping::Reopen { machine: name() });
+        let reopened = reopened(machine.machine);
+        let machine = MachineView {
+            machine: &reopened,
+            duplicates: machine.duplicates.clone(),
+            ..*machine
+        };
+        return one_machine(view, &machine, actions);
     }
     match machine.bucket {
         Bucket::Listed(listed, state) => {
@@ -80,9 +88,6 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
         Bucket::Pending => {}
     }
     actions.extend(placement::remember(view, machine));
-    if appears {
-        return;
-    }
     let mut over = files.finished.is_some();
     if !over && let Some(finish) = finish(view, machine, started) {
         if awaits_message(view, machine, finish.stopped) {
@@ -102,16 +107,32 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
     }
 }
 
-/// Whether a machine that was closed without ever having been listed lives: the cloud has taken longer
-/// to list it than anybody waits. What it runs is to be accounted for as of any other.
-fn appears_after_all(machine: &MachineView<'_>) -> bool {
+/// Whether a machine that was closed without ever having been listed lives, or has lived: the cloud has
+/// taken longer to list it than anybody waits, or could not be asked. What it runs is to be accounted for
+/// as of any other.
+fn appears_after_all(machine: &MachineView<'_>, started: Option<Timestamp>) -> bool {
     let files = &machine.machine.files;
-    let lives = matches!(
-        machine.bucket,
-        Bucket::Listed(_, MachineState::Starting | MachineState::Running)
-    );
+    let has_lived = match machine.bucket {
+        Bucket::Listed(_, MachineState::Starting | MachineState::Running) => true,
+        Bucket::Listed(..) => started.is_some(),
+        Bucket::Pending | Bucket::Unlisted | Bucket::NeverAppeared | Bucket::Gone => false,
+    };
     let is_closed = files.stopped.or(files.finished).is_some();
-    lives && is_closed && files.id.is_none() && files.started.is_none()
+    has_lived && is_closed && files.id.is_none() && files.started.is_none()
+}
+
+/// A machine as it is when its end has been taken back.
+fn reopened(machine: &Machine) -> Machine {
+    let files = MachineFiles {
+        updated: None,
+        stopped: None,
+        finished: None,
+        ..machine.files.clone()
+    };
+    Machine {
+        files,
+        ..machine.clone()
+    }
 }
 
 fn one_listed(
@@ -129,7 +150,8 @@ fn one_listed(
             id: listed.id.clone(),
         });
     }
-    if !listed.volumes.is_empty() && files.volumes != listed.volumes {
+    // What it had first: others are attached later, by others.
+    if !listed.volumes.is_empty() && files.volumes.is_empty() {
         actions.push(Bookkeeping::Volumes {
             machine: name(),
             volumes: listed.volumes.clone(),

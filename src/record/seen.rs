@@ -139,7 +139,7 @@ impl Recorder<'_> {
         Ok(())
     }
 
-    /// It never appeared, as it seemed, and runs now. `finished` goes last: a crash before that leaves a
+    /// It never appeared, as it seemed, and is there now. `finished` goes last: a crash before that leaves a
     /// machine that is reopened once more.
     pub(super) fn reopen(&mut self, machine: &MachineName) -> Result<(), StateError> {
         for file in [TimeFile::Updated, TimeFile::Stopped, TimeFile::Finished] {

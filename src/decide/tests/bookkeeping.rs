@@ -349,6 +349,34 @@ fn a_machine_that_appears_after_it_was_given_up_is_looked_after_again() {
 }
 
 #[test]
+fn a_machine_that_appears_after_it_was_given_up_and_has_run_is_accounted_for() {
+    check(
+        "scans previous=-60
+         a
+         a.1 shutdown id=none created=-2000 stopped=-1300 finished=-1300 cloud-started=-1950 cloud-updated=-20
+         a.2 failed id=none created=-2000 stopped=-1300 finished=-1300
+         a.3 shutdown id=none created=-2000 finished=-1300 cloud-started=-1950 cloud-updated=-1900
+         a.4 deleting id=none created=-2000 stopped=-1300 finished=-1300 cloud-started=-1950 cloud-updated=-20",
+        "reopen a.1
+         identify a.1 id=id-vcycle-a-0000000001
+         start a.1 -1950
+         finish a.1 -20 ran 1930 account
+         identify a.2 id=id-vcycle-a-0000000002
+         reopen a.3
+         identify a.3 id=id-vcycle-a-0000000003
+         start a.3 -1950
+         finish a.3 -1900 ran 50 ABORT
+         reopen a.4
+         identify a.4 id=id-vcycle-a-0000000004
+         start a.4 -1950
+         finish a.4 -20 ran 1930 account
+         delete a.1: it has stopped
+         delete a.2: it has stopped
+         delete a.3: it has stopped",
+    );
+}
+
+#[test]
 fn a_scan_that_lists_none_of_two_machines_is_believed() {
     check(
         "space max_machines=10
