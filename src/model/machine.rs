@@ -77,7 +77,7 @@ pub struct CloudMachine {
     /// The identifier of the image that it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The identifiers of the volumes that it has.
+    /// The identifiers of the volumes that the cloud has made for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<String>,
     /// Why it failed, in the cloud's words.

@@ -165,7 +165,15 @@ async fn a_listing_tells_volumes_and_what_there_was_too_little_of() {
         match seen.path.as_str() {
             SERVERS => Reply::json(200, json!({"servers": [
                 server("volume", "ACTIVE", json!({"image": "",
-                    "os-extended-volumes:volumes_attached": [{"id": "v-1"}, {"id": "not an id"}]})),
+                    "os-extended-volumes:volumes_attached": [{"id": "v-1"}]})),
+                server("odd", "ACTIVE", json!({"image": "",
+                    "os-extended-volumes:volumes_attached": [{"id": "not an id"}]})),
+                // Which of them is Nova's is not told.
+                server("two", "ACTIVE", json!({"image": "",
+                    "os-extended-volumes:volumes_attached": [{"id": "v-2"}, {"id": "v-3"}]})),
+                // Attached by somebody: it does not boot from one.
+                server("data", "ACTIVE", json!({"image": {"id": "image"},
+                    "os-extended-volumes:volumes_attached": [{"id": "v-4"}]})),
                 server("quota", "ERROR", fault("Quota exceeded for cores: Requested 4, but already used 4 of 4 cores")),
                 server("broken", "ERROR", fault("Build of instance broken aborted: publicURL endpoint for volumev3 service not found")),
                 // In the listing one that was never placed has no reason, in its own document it has.
@@ -182,6 +190,9 @@ async fn a_listing_tells_volumes_and_what_there_was_too_little_of() {
         machines.find(|machine| machine.id.as_str() == id).unwrap()
     };
     assert_eq!(of("volume").volumes, ["v-1"]);
+    for none in ["odd", "two", "data"] {
+        assert!(of(none).volumes.is_empty(), "{none}");
+    }
     assert_eq!(
         (of("volume").image.as_deref(), of("volume").state),
         (None, MachineState::Running)

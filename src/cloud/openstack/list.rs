@@ -199,6 +199,7 @@ fn machine(server: Server<'_>, processors: &HashMap<String, Processors>) -> Clou
         .map(Text::as_str)
         .filter(|task| !task.is_empty());
     let flavor = server.flavor.as_ref();
+    let image = filled(server.image.and_then(|image| image.0));
     CloudMachine {
         state: state(server.status.as_str(), task, server.power_state),
         status: status(server.status.as_str(), task, server.power_state),
@@ -212,8 +213,11 @@ fn machine(server: Server<'_>, processors: &HashMap<String, Processors>) -> Clou
         address: server.addresses.and_then(|first| filled(first.0)),
         zone: filled(server.zone),
         key: filled(server.key_name),
-        image: filled(server.image.and_then(|image| image.0)),
-        volumes: server.volumes.map_or_else(Vec::new, volumes),
+        volumes: match server.volumes {
+            Some(attached) if image.is_none() => boot_volume(attached),
+            Some(_) | None => Vec::new(),
+        },
+        image,
         // Known once all faults are.
         shortage: None,
         fault: server
@@ -227,10 +231,16 @@ fn machine(server: Server<'_>, processors: &HashMap<String, Processors>) -> Clou
     }
 }
 
-/// The volumes of a server, by identifiers that can stand in a file and in a path.
-fn volumes<const N: usize>(attached: Few<wire::AttachedVolume<'_>, N>) -> Vec<String> {
+/// The volume that Nova has made for a server to boot from, by an identifier that can stand in a file
+/// and in a path. A server that boots from one has no image of its own; all volumes of others, and one
+/// of several, were attached by somebody, or may have been.
+fn boot_volume<const N: usize>(attached: Few<wire::AttachedVolume<'_>, N>) -> Vec<String> {
     let ids = attached.0.into_iter().map(|volume| String::from(volume.id));
-    ids.filter(|id| is_identifier(id)).collect()
+    let ids: Vec<_> = ids.collect();
+    match ids.as_slice() {
+        [id] if is_identifier(id) => ids,
+        _ => Vec::new(),
+    }
 }
 
 /// A text that is shown to people and written to a file of one line.

@@ -207,4 +207,11 @@ fn the_volumes_of_a_machine_are_noted_once() {
          a.1 running started=-900 volumes=v1 cloud-volumes=v1",
         "",
     );
+    // What somebody attaches to it later.
+    check(
+        "space max_machines=1
+         a
+         a.1 running started=-900 volumes=v1 cloud-volumes=v1,v2",
+        "",
+    );
 }
