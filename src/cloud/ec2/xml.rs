@@ -4,13 +4,20 @@
 //! bytes, for the end of a list: half a listing would be a listing. So every answer is looked
 //! through first, in one pass and without building anything.
 
+use std::collections::BTreeMap;
+
 use xmlparser::{ElementEnd, Token, Tokenizer};
 
 /// The deepest nesting that is read; EC2's own answers have about ten levels.
 const MAX_DEPTH: usize = 100;
+/// The most members that all lists of one name in an answer have together. The SDK makes some 3 kB of
+/// an instance, however little is said of it; a page has 1,000 at most where the endpoint knows pages.
+const MAX_ITEMS: usize = 100_000;
+/// The same for tags, of which each instance may have fifty.
+const MAX_TAGS: usize = 1_000_000;
 
 /// Checks that `body` is one document: every element closed by its own name, one root, nothing
-/// else around it, no document type (and so no entities of its own).
+/// else around it, no document type (and so no entities of its own), no list without end.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -20,6 +27,7 @@ pub(super) fn check(body: &[u8]) -> Result<(), String> {
         return Err("it is empty".to_owned());
     }
     let mut open: Vec<(&str, &str)> = Vec::new();
+    let mut items: BTreeMap<&str, usize> = BTreeMap::new();
     let mut roots = 0_usize;
     for token in Tokenizer::from(text) {
         match token.map_err(|error| error.to_string())? {
@@ -29,6 +37,18 @@ pub(super) fn check(body: &[u8]) -> Result<(), String> {
                 }
                 if open.len() >= MAX_DEPTH {
                     return Err(format!("it has more than {MAX_DEPTH} levels"));
+                }
+                if let Some((_, list)) = open.last().filter(|_| local.as_str() == "item") {
+                    let count = items.entry(list).or_default();
+                    let most = if *list == "tagSet" {
+                        MAX_TAGS
+                    } else {
+                        MAX_ITEMS
+                    };
+                    *count += 1;
+                    if *count > most {
+                        return Err(format!("it has more than {most} members of {list}"));
+                    }
                 }
                 open.push((prefix.as_str(), local.as_str()));
             }
@@ -89,6 +109,18 @@ mod tests {
             assert!(check(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(check(b"<R>\xff</R>").is_err());
+    }
+
+    #[test]
+    fn lists_have_an_end_also_when_they_are_cut_in_pieces() {
+        let list =
+            |name: &str, items: usize| format!("<{name}>{}</{name}>", "<item/>".repeat(items));
+        let sets = |name: &str, items: usize| format!("<R>{}</R>", list(name, items / 2).repeat(2));
+        assert_eq!(check(sets("instancesSet", MAX_ITEMS).as_bytes()), Ok(()));
+        let problem = check(sets("instancesSet", MAX_ITEMS + 2).as_bytes()).unwrap_err();
+        assert_eq!(problem, "it has more than 100000 members of instancesSet");
+        assert_eq!(check(sets("tagSet", MAX_ITEMS + 2).as_bytes()), Ok(()));
+        assert!(check(sets("tagSet", MAX_TAGS + 2).as_bytes()).is_err());
     }
 
     proptest! {

@@ -19,6 +19,7 @@ use vcycle::cloud::{Cloud, CloudErrorKind, CreateRequest, Outside};
 use vcycle::model::{CloudId, Flavor, MachineName, Processors, Secret, Timestamp};
 
 use super::bytes::{Change, Text, changes, mutate};
+use super::memory::most_mib;
 use super::{Cost, cases, fuzz};
 use crate::ec2::{SECRET_KEY, connect_by, options};
 
@@ -269,7 +270,9 @@ fn monstrous_answers_end() {
             "<a>".repeat(200_000),
             "</a>".repeat(200_000)
         )),
+        wrap(&item.repeat(99_000)),
         wrap(&item.repeat(110_000)),
+        wrap(&"<item/>".repeat(4_000_000)),
         wrap(&format!("<item a=\"{}\"/>", "x".repeat(10_000_000))),
         wrap(&"<x/>".repeat(2_000_000)),
     ] {
@@ -295,4 +298,27 @@ fn monstrous_answers_end() {
             assert!(machines.len() <= 1, "{}", machines.len());
         }
     }
+    if std::env::var_os(ALONE).is_some() {
+        let most = most_mib();
+        eprintln!("{most} MiB at most");
+        assert!(most < MOST_MIB, "{most} MiB");
+    }
+}
+
+/// Tells the test above that nothing else uses the memory of its process.
+const ALONE: &str = "VCYCLE_FUZZ_MEMORY_EC2";
+/// What that process may have at its most, in MiB: what the SDK makes of a hundred thousand instances.
+const MOST_MIB: u64 = 512;
+
+#[test]
+fn monstrous_answers_take_bounded_memory() {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "fuzz::ec2::monstrous_answers_end", "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains(" MiB at most"), "{said}");
+    eprintln!("{said}");
 }

@@ -192,7 +192,7 @@ fn child() {
 }
 
 /// The most memory that this process has had resident.
-fn most_mib() -> u64 {
+pub(super) fn most_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.unwrap().split_whitespace().next().unwrap();

@@ -11,7 +11,7 @@
 //! | `openstack` | recorded answers of an OpenStack, mutated, through the adapter |
 //! | `ec2` | answers of an EC2, mutated, through the adapter |
 //! | `memory` | answers that never end, with a bound on resident memory |
-//! | `state` | anything in the place of any file of a machine's directory |
+//! | `state` | anything in the place of any file of a machine's directory, and of what a space has in words |
 //! | `situation` | the JSON of `vcycled plan --snapshot`, and decisions from it |
 //! | `simulated` | the file of the embedded cloud |
 //! | `vacuum_pipe` | the documents of vacuum pipes, to the configuration that comes of them |

@@ -1,4 +1,4 @@
-//! Anything in the place of any file of a machine's directory.
+//! Anything in the place of any file of a machine's directory, and of what a space has in words.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use vcycle::model::{
 };
 use vcycle::observe::{Memory, join, look_at_files};
 use vcycle::rng::Seed;
-use vcycle::state::{NewMachine, Store};
+use vcycle::state::{NewMachine, StateError, Store};
 
 use super::{Cost, cases, fuzz};
 use crate::config_examples::context;
@@ -33,12 +33,19 @@ const FILES: &[&str] = &[
     "stopped",
     "finished",
     "deleted",
+    "logged",
+    "clock_set_back",
     "ended",
+    "instance_id",
     "fizzle_seconds",
     "hepscore23_per_processor",
     "accounting_fqan",
     "user_data",
+    "flavor",
     "zone",
+    "volumes",
+    "https_x509dn",
+    "joboutputs_token_sha256",
     "jobfeatures/allocated_cpu",
     "jobfeatures/max_rss_bytes",
     "jobfeatures/shutdowntime_job",
@@ -256,18 +263,37 @@ fn a_time_of_any_text_is_a_time_or_an_error() {
     store
         .set_last_abort_time(&space, &machinetype, Timestamp::from_unix(1))
         .unwrap();
-    let path = store.layout().last_abort_time(&space, &machinetype);
+    let machine = MachineName::new(INTACT).unwrap();
+    store
+        .set_unwritten_scan(&space, &machine, Timestamp::from_unix(1))
+        .unwrap();
+    let layout = store.layout();
+    let read_abort = || store.last_abort_time(&space, &machinetype);
+    let read_unwritten = || {
+        let scans = store.unwritten_scans(&space)?;
+        Ok(scans.get(&machine).copied())
+    };
+    type Read<'a> = &'a dyn Fn() -> Result<Option<Timestamp>, StateError>;
+    let readers: [(_, Read<'_>); 2] = [
+        (layout.last_abort_time(&space, &machinetype), &read_abort),
+        (
+            layout.unwritten_scans(&space).join(&machine),
+            &read_unwritten,
+        ),
+    ];
     fuzz(file!(), cases(Cost::Cheap, 200), &text, |bytes| {
-        fs::write(&path, &bytes).unwrap();
-        match store.last_abort_time(&space, &machinetype) {
-            Ok(time) => {
-                let text = String::from_utf8(bytes).unwrap();
-                prop_assert_eq!(time.map(Timestamp::unix), text.trim().parse().ok());
-            }
-            Err(problem) => {
-                let shown = problem.to_string();
-                prop_assert!(shown.contains("last_abort_time"), "{}", shown);
-                prop_assert!(!shown.contains(char::is_control), "{:?}", shown);
+        for (path, read) in &readers {
+            fs::write(path, &bytes).unwrap();
+            match read() {
+                Ok(time) => {
+                    let text = String::from_utf8(bytes.clone()).unwrap();
+                    prop_assert_eq!(time.map(Timestamp::unix), text.trim().parse().ok());
+                }
+                Err(problem) => {
+                    let shown = problem.to_string();
+                    prop_assert!(shown.contains(path.to_str().unwrap()), "{}", shown);
+                    prop_assert!(!shown.contains(char::is_control), "{:?}", shown);
+                }
             }
         }
         Ok(())
