@@ -19,7 +19,8 @@ use vcycle::state::{Layout, Store};
 use crate::disk::SimDisk;
 use crate::earth::Earth;
 use crate::endings::Endings;
-use crate::plan::{Configuration, USER_DATA};
+use crate::keys::public_key;
+use crate::plan::{Configuration, Kind, USER_DATA};
 use crate::power::Power;
 use crate::wire::{MayCreate, MayDelete, Sites, Wire};
 
@@ -110,6 +111,7 @@ pub struct Factory {
     pub state: PathBuf,
     conf: PathBuf,
     user_data: PathBuf,
+    root_key: PathBuf,
     pub disk: Arc<SimDisk>,
     pub configuration: Configuration,
     earth: Arc<Earth>,
@@ -153,6 +155,7 @@ impl Factory {
             name,
             conf: root.join("vcycle.conf"),
             user_data,
+            root_key: root.join("root_key.pub"),
             router: router(&disk, &web, &state, earth),
             state,
             disk,
@@ -175,11 +178,13 @@ impl Factory {
     }
 
     pub fn configuration_text(&self) -> String {
-        self.configuration.to_text(&self.user_data)
+        let configuration = &self.configuration;
+        configuration.to_text(&self.user_data, &self.root_key)
     }
 
     /// Puts the configuration where the daemon reads it.
     pub fn write_configuration(&mut self) {
+        fs::write(&self.root_key, public_key(self.configuration.key)).unwrap();
         fs::write(&self.conf, self.configuration_text()).unwrap();
         self.changed_at = self.earth.now();
         let mut rules = self.rules();
@@ -217,6 +222,18 @@ impl Factory {
         let mut sites = sites.lock();
         for (site, space) in sites.iter_mut().zip(&self.configuration.spaces) {
             site.limits[self.number] = space.limits;
+        }
+    }
+
+    /// Tells the ledgers which public key is in the configuration.
+    pub fn report_keys(&self, sites: &Sites) {
+        let mut sites = sites.lock();
+        for (site, space) in sites.iter_mut().zip(&self.configuration.spaces) {
+            let mut kinds = space.kinds.iter().filter(|kind| !kind.removed);
+            let is_wanted = !space.removed && kinds.any(Kind::has_root_key);
+            let wanted = is_wanted.then(|| public_key(self.configuration.key));
+            let keys = &mut site.ledgers[self.number].keys;
+            keys.configured(wanted, self.earth.now());
         }
     }
 
@@ -402,7 +419,8 @@ impl Factory {
                     .last_scan(&name)
                     .is_ok_and(|scan| scan >= Some(space.began));
                 let well = noted && space.error.is_none();
-                ledger.passes_have_ended(space.passes, well, &site.cloud);
+                let unwritten = store.unwritten_scans(&name).unwrap_or_default();
+                ledger.passes_have_ended(space.passes, well, &unwritten, &site.cloud);
             }
         }
     }

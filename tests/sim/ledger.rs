@@ -5,9 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, NaiveDateTime, Utc};
 use serde_json::Value;
+use vcycle::model::{MachineName, Timestamp};
 
 use crate::cloud::{Cloud, Maker, Server};
+use crate::keys::Keys;
 use crate::room::Room;
 
 /// How far a listing has come.
@@ -43,9 +46,32 @@ const BELIEVED: u32 = 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     running: bool,
+    /// It may run, as far as is told.
+    alive: bool,
     /// Its VM has ended, or is about to.
     over: bool,
     flavor: Option<String>,
+    /// How long it ran, if it has shut down and the cloud tells both times.
+    ran: Option<u64>,
+}
+
+/// From `OS-SRV-USG:launched_at`, which has no zone, to `updated`, of a server that has shut down; no
+/// time where the cloud does not tell one of them.
+fn told_run(server: &Value) -> Option<u64> {
+    let text = |key: &str| server.get(key).and_then(Value::as_str);
+    if text("status") != Some("SHUTOFF") {
+        return None;
+    }
+    let launched = text("OS-SRV-USG:launched_at").and_then(|time| time.parse().ok());
+    let updated = text("updated").and_then(|time| time.parse::<DateTime<Utc>>().ok());
+    let ran = launched
+        .zip(updated)
+        .map(|(launched, updated): (NaiveDateTime, _)| {
+            updated
+                .signed_duration_since(launched.and_utc())
+                .num_seconds()
+        });
+    u64::try_from(ran.unwrap_or_default()).ok()
 }
 
 /// What a factory knows of one server.
@@ -58,6 +84,10 @@ pub struct Knowledge {
     pub longest_gap: u64,
     /// The first complete listing after its VM had ended.
     pub told_end: Option<u64>,
+    /// Some listing showed it after its start and before its end, whatever came of the pass.
+    pub shown_alive: bool,
+    /// The shortest run that complete listings told of, once it had shut down.
+    pub told_run: Option<u64>,
     /// A listing that was asked for after its VM had ended showed it as if it had not.
     pub lied_about: bool,
     /// Complete listings that did not show it although it was there. Whether they came in a row is
@@ -99,6 +129,7 @@ pub struct Ledger {
     asked_for: BTreeMap<String, bool>,
     /// What it was told of the cloud's room.
     pub room: Room,
+    pub keys: Keys,
     pub listings: u64,
     pub creates: u64,
     pub deletes: u64,
@@ -119,6 +150,7 @@ impl Ledger {
             suspects: 0,
             asked_for: BTreeMap::new(),
             room: Room::default(),
+            keys: Keys::default(),
             listings: 0,
             creates: 0,
             deletes: 0,
@@ -128,7 +160,7 @@ impl Ledger {
     /// The daemon has begun again: it has no listing to act on.
     pub fn new_life(&mut self, cloud: &Cloud) {
         self.settle(cloud);
-        self.forget_the_unfinished();
+        self.take_up(|_| false);
         self.listing = Listing::None;
         self.lists = true;
         self.passes = 0;
@@ -165,8 +197,14 @@ impl Ledger {
     }
 
     /// So many passes of this life have come to their end, the latest as it should or not: one that
-    /// did not has learnt nothing.
-    pub fn passes_have_ended(&mut self, passes: u64, well: bool, cloud: &Cloud) {
+    /// did not has learnt nothing, and neither has any of a machine that could not be written about.
+    pub fn passes_have_ended(
+        &mut self,
+        passes: u64,
+        well: bool,
+        unwritten: &BTreeMap<MachineName, Timestamp>,
+        cloud: &Cloud,
+    ) {
         if passes == self.passes {
             return;
         }
@@ -179,22 +217,28 @@ impl Ledger {
         self.passes = passes;
         self.settle(cloud);
         self.room.pass_has_ended(well);
-        if well {
-            self.knowledge.clone_from(&self.fresh);
-            return;
-        }
-        self.forget_the_unfinished();
+        let is_unwritten = |server: &Server| {
+            let mut names = unwritten.keys();
+            names.any(|name| name.as_str() == server.first_name)
+        };
+        self.take_up(|id| well && !cloud.server(id).is_some_and(is_unwritten));
     }
 
     /// A pass that has not come to its end has learnt nothing for sure; but that something was
     /// missing, or seems to run, it may have noted all the same.
-    fn forget_the_unfinished(&mut self) {
+    fn take_up(&mut self, is_noted: impl Fn(&str) -> bool) {
         for (id, fresh) in &self.fresh {
             let known = self.knowledge.entry(id.clone()).or_default();
+            if is_noted(id) {
+                *known = *fresh;
+                continue;
+            }
             known.omitted = fresh.omitted;
             known.shown |= fresh.shown;
             known.written_off |= fresh.written_off;
             known.lied_about |= fresh.lied_about;
+            known.shown_alive |= fresh.shown_alive;
+            known.told_run = fresh.told_run;
         }
         self.fresh.clone_from(&self.knowledge);
     }
@@ -243,8 +287,10 @@ impl Ledger {
             let over = deleting || text("status").is_some_and(|status| over.contains(&status));
             let shown = Seen {
                 running,
+                alive: !over && text("status") != Some("BUILD"),
                 over,
                 flavor,
+                ran: told_run(server),
             };
             seen.insert(id.to_owned(), shown);
         }
@@ -281,6 +327,9 @@ impl Ledger {
             match seen.get(&server.id) {
                 Some(seen) => {
                     known.shown = true;
+                    let runs = seen.ran.into_iter().chain(known.told_run);
+                    known.told_run = runs.min();
+                    known.shown_alive |= seen.alive;
                     if seen.running {
                         known.first_running.get_or_insert(now);
                         let before = known.last_running.replace(times.pass_began);
@@ -357,6 +406,15 @@ impl Ledger {
             ));
         }
         Ok(())
+    }
+
+    /// A DELETE of this key pair is about to be carried out.
+    pub fn removes_key(&mut self, name: &str, cloud: &Cloud, now: u64) -> Result<(), String> {
+        let is_shown = |server: &Server| {
+            let known = self.fresh.get(&server.id);
+            known.is_some_and(|known| known.shown && known.omitted == 0)
+        };
+        self.keys.removes(name, cloud, is_shown, now)
     }
 
     /// A POST for this name and flavor is about to be carried out.

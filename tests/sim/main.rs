@@ -1,5 +1,5 @@
 //! Deterministic simulation: the whole daemon against clouds in memory, on time that nobody waits
-//! for. One number decides everything that happens; `tests/sim/README.md` says how to use it.
+//! for. One number decides everything that happens; `tests/README.md` says how to use it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,6 +17,7 @@ mod earth;
 mod endings;
 mod factory;
 mod guests;
+mod keys;
 mod ledger;
 mod plan;
 mod power;

@@ -71,6 +71,8 @@ pub struct Space {
 #[derive(Clone, Debug)]
 pub struct Configuration {
     pub spaces: Vec<Space>,
+    /// Which public key the machinetypes have that have one.
+    pub key: u32,
 }
 
 /// The names of the spaces, and of their machinetypes.
@@ -108,10 +110,11 @@ impl Configuration {
         });
         Self {
             spaces: spaces.collect(),
+            key: 0,
         }
     }
 
-    pub fn to_text(&self, user_data: &Path) -> String {
+    pub fn to_text(&self, user_data: &Path, root_key: &Path) -> String {
         let mut text = "[server]\nlisten = none\nadmin_listen = none\n\n".to_owned();
         let password = encoded_password();
         for space in self.spaces.iter().filter(|space| !space.removed) {
@@ -144,6 +147,9 @@ impl Configuration {
                 line(format!("fizzle_seconds = {}", kind.fizzle));
                 line(format!("max_wallclock_seconds = {}", kind.wallclock));
                 line(format!("x509dn = {DN}"));
+                if kind.has_root_key() {
+                    line(format!("root_public_key = {}", root_key.display()));
+                }
                 if kind.keeps_outputs() {
                     line("log_joboutputs = True".to_owned());
                 }
@@ -161,6 +167,11 @@ impl Kind {
     /// Whether what its machines write is copied: by its name, so that nothing is drawn for it.
     pub fn keeps_outputs(&self) -> bool {
         self.name != KINDS[1]
+    }
+
+    /// Whether its machines have a public key: by its name, too.
+    pub fn has_root_key(&self) -> bool {
+        self.name == KINDS[0]
     }
 }
 

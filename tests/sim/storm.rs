@@ -284,6 +284,7 @@ impl Storm {
                     kind.wallclock = world.rng.random_range(2400..=5400);
                 }
                 let limits = space.limits;
+                factory.configuration.key += 1;
                 let known = &mut world.sites.lock()[place].limits[at];
                 known.machines = known.machines.max(limits.machines);
                 known.processors = known.processors.max(limits.processors);

@@ -89,6 +89,8 @@ impl World {
         for space in &factory.configuration.spaces {
             let name = SpaceName::new(space.name).unwrap();
             store.last_scan(&name).map_err(|error| error.to_string())?;
+            let unwritten = store.unwritten_scans(&name);
+            unwritten.map_err(|error| error.to_string())?;
             for kind in &space.kinds {
                 let kind = MachinetypeName::new(kind.name).unwrap();
                 let read = store.last_abort_time(&name, &kind);
@@ -214,6 +216,7 @@ impl World {
         self.check_files(0)?;
         self.spaces_are_full()?;
         self.directories_match()?;
+        self.no_key_is_left_over()?;
         self.machines_are_accounted_for(0)?;
         self.factories[0].stop().await;
         if self.factories[1].lives > 0 {
@@ -299,6 +302,18 @@ impl World {
         ended
             .map(|server| u64::from(unit(space, &site.cloud, server)))
             .sum()
+    }
+
+    /// What nothing uses any more is removed.
+    fn no_key_is_left_over(&self) -> Result<(), String> {
+        let now = self.now();
+        for site in self.sites.lock().iter() {
+            let keys = &site.ledgers[0].keys;
+            if let Some(name) = keys.left_over(&site.cloud, now) {
+                return Err(format!("the key pair {name} is left over"));
+            }
+        }
+        Ok(())
     }
 
     /// VMs and directories belong together, one to one.
@@ -444,8 +459,20 @@ impl World {
             };
             let finished = files.is_none_or(|files| files.finished.is_some());
             let lost = self.may_be_lost(&known, &lasted);
-            if finished && !known.written_off && seen > kind.fizzle + ROUNDING + lost {
-                return Err(format!("was seen running for {seen} s and has no record"));
+            let due = |ran: u64| finished && !known.written_off && ran > kind.fizzle + ROUNDING;
+            if due(seen.saturating_sub(lost)) {
+                return Err(format!(
+                    "was seen running for {seen} s and has no record: {server:?}, {known:?}"
+                ));
+            }
+            // Of one that was seen alive the factory goes by what it was told then.
+            let is_told = known.told_end.is_some() && !known.shown_alive;
+            let told = known.told_run.filter(|_| is_told);
+            let told = told.unwrap_or_default();
+            if due(told) && !set && !wrong.iter().any(|at| lasted.contains(at)) {
+                return Err(format!(
+                    "ran for {told} s, as listings told, and has no record"
+                ));
             }
             self.note(match (finished, known.written_off, lost) {
                 (false, _, _) => "= no record, not judged: not finished",
@@ -458,10 +485,15 @@ impl World {
         if server.running_since.is_none() {
             return Err("never ran and has a record".to_owned());
         }
-        if record.end - record.start < kind.fizzle {
+        let Some(ran) = record.end.checked_sub(record.start) else {
             return Err(format!(
-                "has a record of {} s, and fizzle_seconds is {}",
-                record.end - record.start,
+                "has a record that ends at {}, before its start at {}",
+                record.end, record.start
+            ));
+        };
+        if ran < kind.fizzle {
+            return Err(format!(
+                "has a record of {ran} s, and fizzle_seconds is {}",
                 kind.fizzle
             ));
         }

@@ -122,6 +122,11 @@ enum Kind {
     Delete {
         id: String,
     },
+    /// A key pair is imported.
+    ImportKey,
+    RemoveKey {
+        name: String,
+    },
     /// What comes before the listing.
     Opening,
     Other,
@@ -159,6 +164,10 @@ impl Kind {
             },
             (&Method::DELETE, [.., "servers", id]) => Self::Delete {
                 id: (*id).to_owned(),
+            },
+            (&Method::POST, [.., "os-keypairs"]) => Self::ImportKey,
+            (&Method::DELETE, [.., "os-keypairs", name]) => Self::RemoveKey {
+                name: (*name).to_owned(),
             },
             (&Method::POST, [.., "tokens"])
             | (&Method::GET, [.., "flavors", "detail"] | [.., "limits"]) => Self::Opening,
@@ -264,6 +273,11 @@ impl Wire {
                 let server = site.cloud.server(id);
                 server.map_or(Ok(()), |server| (self.may_delete)(server, &site.cloud))
             }),
+            Kind::ImportKey => {
+                ledger.keys.imports(&ask.body);
+                Ok(())
+            }
+            Kind::RemoveKey { name } => ledger.removes_key(name, &site.cloud, now),
             Kind::Opening => {
                 ledger.begins_a_pass(now);
                 Ok(())
@@ -316,7 +330,11 @@ impl Wire {
                     }
                 }
             }
-            Kind::Delete { .. } | Kind::Opening | Kind::Other => {}
+            Kind::Delete { .. }
+            | Kind::ImportKey
+            | Kind::RemoveKey { .. }
+            | Kind::Opening
+            | Kind::Other => {}
         }
         drop(sites);
         if let Err(of) = checked {

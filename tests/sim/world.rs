@@ -66,18 +66,42 @@ pub fn simulate(seed: u64) -> Outcome {
         .build()
         .unwrap();
     let root = Root::new();
-    runtime.block_on(async {
-        let mut world = World::new(seed, &root.0);
-        let subscriber = tracing_subscriber::registry().with(world.transcript.clone());
-        let _logging = tracing::subscriber::set_default(subscriber);
-        let violation = world.run().await.err();
-        Outcome {
+    let _entered = runtime.enter();
+    let mut world = World::new(seed, &root.0);
+    let subscriber = tracing_subscriber::registry().with(world.transcript.clone());
+    let _logging = tracing::subscriber::set_default(subscriber);
+    match unwinding(|| runtime.block_on(world.run())) {
+        Ok(ended) => Outcome {
             seed,
-            violation,
+            violation: ended.err(),
             transcript: world.transcript.lines(),
             tally: world.tally(),
-        }
+        },
+        Err(panicked) => Outcome {
+            seed,
+            violation: Some(panicked),
+            transcript: world.transcript.lines(),
+            tally: BTreeMap::new(),
+        },
+    }
+}
+
+/// Runs something that may panic, outside the tasks of a daemon, where that is seen anyway.
+fn unwinding<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    ended.map_err(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+        format!("panicked: {}", text.unwrap_or("no message"))
     })
+}
+
+#[test]
+fn a_panic_fails_its_seed_and_no_other() {
+    let panicked = unwinding(|| panic!("{} of the web server", "lost"));
+    let panicked: Result<(), String> = panicked;
+    assert_eq!(panicked, Err("panicked: lost of the web server".to_owned()));
+    assert_eq!(unwinding(|| 5), Ok(5));
 }
 
 /// A directory that goes away again: in memory, where that can be had.
@@ -208,6 +232,7 @@ impl World {
         for factory in &mut self.factories {
             factory.report_passes(&self.sites);
             factory.forget_old_configurations(&self.sites);
+            factory.report_keys(&self.sites);
         }
         self.look_after_daemons().await?;
         if let Some(violation) = self.sites.violation() {
@@ -291,6 +316,8 @@ impl World {
                 add("= listings".to_owned(), ledger.listings);
                 add("= creations asked for".to_owned(), ledger.creates);
                 add("= deletions asked for".to_owned(), ledger.deletes);
+                add("= key pairs imported".to_owned(), ledger.keys.imports);
+                add("= key pairs removed".to_owned(), ledger.keys.removals);
             }
             let ours = site.cloud.history().iter();
             let ran = ours.filter(|server| server.running_since.is_some());

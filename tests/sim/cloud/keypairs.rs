@@ -26,6 +26,11 @@ struct Import {
 }
 
 impl Cloud {
+    /// Whether there is one of this name.
+    pub fn has_keypair(&self, name: &str) -> bool {
+        self.keypairs.contains_key(name)
+    }
+
     /// `GET /os-keypairs`.
     pub(super) fn list_keypairs(&self) -> Reply {
         let keypairs: Vec<Value> = self
