@@ -162,12 +162,13 @@ impl Memory {
         }
     }
 
-    /// The cloud said at `at` that it has no room there. What it said long ago is forgotten.
-    pub fn note_exhausted(&mut self, place: Place, at: Timestamp) {
+    /// The cloud said at `at` that it has no room there. What it said long ago is forgotten, and what
+    /// it said in the future: before the clock was set back, who knows when.
+    pub fn note_exhausted(&mut self, place: Place, at: Timestamp, now: Timestamp) {
+        self.exhausted
+            .retain(|_, known| *known <= now && now.since(*known) < EXHAUSTED_FOR);
         let last = self.exhausted.entry(place).or_insert(at);
         *last = at.max(*last);
-        self.exhausted
-            .retain(|_, known| at.since(*known) < EXHAUSTED_FOR);
     }
 
     /// Forgets a machine whose directory is gone.
@@ -223,6 +224,23 @@ mod tests {
         assert_eq!(memory.history[&machinetype].failures, 1);
         memory.note_start(&machinetype, at(1180));
         assert_eq!(memory.history[&machinetype].failures, 0);
+    }
+
+    #[test]
+    fn what_a_cloud_said_of_its_room_before_the_clock_was_set_back_hides_nothing_said_since() {
+        let at = Timestamp::from_unix;
+        let place = |flavor: &str| Place {
+            flavor: flavor.to_owned(),
+            zone: None,
+        };
+        let mut memory = Memory::default();
+        memory.note_exhausted(place("a"), at(8000), at(8000));
+        memory.note_exhausted(place("b"), at(8010), at(8010));
+        memory.note_exhausted(place("a"), at(8005), at(8010));
+        assert_eq!(memory.exhausted[&place("a")], at(8005));
+        memory.note_exhausted(place("a"), at(4400), at(4460));
+        let known: Vec<_> = memory.exhausted.into_iter().collect();
+        assert_eq!(known, [(place("a"), at(4400))]);
     }
 
     #[test]

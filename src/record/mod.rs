@@ -154,7 +154,7 @@ impl Recorder<'_> {
             Bookkeeping::Exhausted {
                 flavor, places, at, ..
             } => {
-                self.note_no_room(flavor, places, *at);
+                self.note_no_room(flavor, places, *at, now);
                 Ok(())
             }
             Bookkeeping::Finish(finish) => self.finish(finish, now),

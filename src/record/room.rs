@@ -10,14 +10,20 @@ use crate::model::{EXHAUSTED_FOR, MachineFiles, MachineName, Place, Placement, T
 impl Recorder<'_> {
     /// A machine that the cloud had agreed to make has ended for want of room, known since `at`.
     /// That end is told with its reason; this adds what follows.
-    pub(super) fn note_no_room(&mut self, flavor: &str, places: &[Place], at: Timestamp) {
+    pub(super) fn note_no_room(
+        &mut self,
+        flavor: &str,
+        places: &[Place],
+        at: Timestamp,
+        now: Timestamp,
+    ) {
         let known = &self.memory.exhausted;
-        let is_old = |known: &Timestamp| at.since(*known) >= EXHAUSTED_FOR;
+        let is_old = |known: &Timestamp| *known > now || at.since(*known) >= EXHAUSTED_FOR;
         let is_news = places
             .iter()
             .any(|place| known.get(place).is_none_or(is_old));
         for place in places {
-            self.memory.note_exhausted(place.clone(), at);
+            self.memory.note_exhausted(place.clone(), at, now);
         }
         // Of many that fail together one is enough.
         if let Some(place) = places.last()
@@ -44,7 +50,7 @@ impl Recorder<'_> {
                 continue;
             };
             for place in decide::places(self.config, placement.place(), shortage) {
-                self.memory.note_exhausted(place, now);
+                self.memory.note_exhausted(place, now, now);
             }
             let subject = about_room(&placement.place());
             let text = error.to_string().replace(machine.as_str(), "it");
