@@ -78,13 +78,10 @@ pub trait Cloud: Send + Sync + fmt::Debug {
     /// itself is [`Failed`](crate::model::MachineState::Failed) until it is deleted.
     async fn list(&self) -> Result<Vec<CloudMachine>, CloudError>;
 
-    /// One machine by itself; `None` when the cloud says that there is no such machine. For one that
-    /// the list lacks: Nova's leaves out servers of a cell that is down. EC2 gives an error in place of
-    /// a list that lacks some, so that there what is not listed is not there.
-    async fn find(&self, machine: &CloudId) -> Result<Option<CloudMachine>, CloudError> {
-        let _ = machine;
-        Ok(None)
-    }
+    /// One machine by itself; `None` when the cloud says that there is no such machine, or that it has
+    /// ended and takes no room any more. For one that the list lacks: Nova's leaves out servers of a cell
+    /// that is down, and EC2's may lag behind.
+    async fn find(&self, machine: &CloudId) -> Result<Option<CloudMachine>, CloudError>;
 
     /// Asks for one machine.
     async fn create(&self, request: &CreateRequest) -> Result<CloudId, CloudError>;

@@ -479,6 +479,10 @@ mod tests {
             Ok(Vec::new())
         }
 
+        async fn find(&self, _: &CloudId) -> Result<Option<CloudMachine>, CloudError> {
+            Ok(None)
+        }
+
         async fn create(&self, _: &CreateRequest) -> Result<CloudId, CloudError> {
             panic!("nothing is to be created")
         }

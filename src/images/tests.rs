@@ -52,6 +52,10 @@ impl Cloud for Fake {
         Ok(Vec::new())
     }
 
+    async fn find(&self, _: &CloudId) -> Result<Option<CloudMachine>, CloudError> {
+        Ok(None)
+    }
+
     async fn create(&self, _: &CreateRequest) -> Result<CloudId, CloudError> {
         panic!("nothing is to be created")
     }

@@ -141,7 +141,6 @@ impl Site {
             None => Bystander::log_in(self).await.image().await,
         };
         Ground {
-            finds_one: true,
             flavor: "small".to_owned(),
             image,
             public_key: Some(PUBLIC_KEY.to_owned()),

@@ -454,7 +454,6 @@ async fn it_keeps_the_contract_of_clouds() {
     let state = tempfile::tempdir().unwrap();
     let cloud = start(state.path(), &options()).await;
     let ground = Ground {
-        finds_one: true,
         flavor: "small".to_owned(),
         image: "cernvm4".to_owned(),
         public_key: None,

@@ -195,11 +195,11 @@ impl Ec2 {
         let request = self.client.terminate_instances().instance_ids(id.as_str());
         let answer = match request.send().await.map_err(Problem::from) {
             Ok(answer) => answer,
-            Err(problem) if is_unknown(problem.code()) && !self.memory.is_settling(id) => {
+            Err(problem) if problem.is_unknown_instance() && !self.memory.is_settling(id) => {
                 return Ok(Deletion::AlreadyGone);
             }
             Err(problem) => {
-                let unknown = is_unknown(problem.code());
+                let unknown = problem.is_unknown_instance();
                 let mut error = self.refused(ACTION, problem);
                 if unknown {
                     error.kind = CloudErrorKind::Transient;
@@ -251,15 +251,6 @@ impl Ec2 {
         let raw = encoded.and_then(|text| STANDARD.decode(text.trim()).ok());
         Ok(raw.map(Secret::new))
     }
-}
-
-/// Whether the service knows no instance of that name. An identifier of another cloud's form is
-/// said to be malformed.
-fn is_unknown(code: &str) -> bool {
-    matches!(
-        code,
-        "InvalidInstanceID.NotFound" | "InvalidInstanceID.Malformed"
-    )
 }
 
 fn the_instance(instances: Vec<Instance>) -> Option<CloudId> {

@@ -97,6 +97,15 @@ impl Problem {
     }
 
     /// What to decide by.
+    /// Whether the service knows no instance of that name. An identifier of another cloud's form is
+    /// said to be malformed.
+    pub(super) fn is_unknown_instance(&self) -> bool {
+        matches!(
+            self.code(),
+            "InvalidInstanceID.NotFound" | "InvalidInstanceID.Malformed"
+        )
+    }
+
     pub(super) fn kind(&self, doing: Doing) -> CloudErrorKind {
         let unclear = |otherwise| match doing {
             Doing::Create => CloudErrorKind::Ambiguous,

@@ -10,9 +10,11 @@ use super::errors;
 use crate::cloud::http::text;
 use crate::model::Shortage;
 
+/// What runs in an instance has ended it.
+const OWN: &str = "Client.InstanceInitiatedShutdown";
 /// The reasons that are not the cloud's doing.
 const NO_FAULTS: [&str; 4] = [
-    "Client.InstanceInitiatedShutdown",
+    OWN,
     "Client.InstanceTerminated",
     "Client.UserInitiatedHibernate",
     "Client.UserInitiatedShutdown",
@@ -25,6 +27,8 @@ pub(super) struct Reason {
     pub said: Option<String>,
     /// Whether the cloud has ended it.
     pub is_fault: bool,
+    /// Whether what runs in it has ended it.
+    pub is_own: bool,
     /// What there was too little of, if it was that.
     pub shortage: Option<Shortage>,
 }
@@ -51,6 +55,7 @@ impl Reason {
         Self {
             said: Some(said),
             is_fault,
+            is_own: code == OWN,
             shortage: errors::shortage(code).filter(|_| is_fault),
         }
     }

@@ -36,6 +36,8 @@ pub(super) fn machine(instance: Instance) -> Result<CloudMachine, &'static str> 
     let state = match self::state(&status) {
         // The cloud itself has ended it.
         MachineState::Deleting if reason.is_fault => MachineState::Failed,
+        // It has ended itself, and was made so that this is the end of it.
+        MachineState::Deleting if reason.is_own => MachineState::Shutdown,
         state => state,
     };
     let updated = instance
@@ -127,12 +129,15 @@ fn timestamp(time: &DateTime) -> Option<Timestamp> {
     u64::try_from(time.secs()).ok().map(Timestamp::from_unix)
 }
 
-/// SPEC 4. `error` is a word of OpenStack's.
+/// SPEC 4. Some words are those of OpenStack's EC2.
 fn state(word: &str) -> MachineState {
     match word {
         "pending" => MachineState::Starting,
         "running" => MachineState::Running,
-        "stopping" | "stopped" => MachineState::Shutdown,
+        "stopping" | "stopped" | "pause" | "paused" | "suspend" | "suspended" => {
+            MachineState::Shutdown
+        }
+        word if word.starts_with("shelved") => MachineState::Shutdown,
         "shutting-down" | TERMINATED => MachineState::Deleting,
         "error" => MachineState::Failed,
         _ => MachineState::Unknown,
@@ -169,6 +174,9 @@ mod tests {
             ("running", Running),
             ("stopping", Shutdown),
             ("stopped", Shutdown),
+            ("pause", Shutdown),
+            ("suspended", Shutdown),
+            ("shelved_offloaded", Shutdown),
             ("shutting-down", Deleting),
             ("terminated", Deleting),
             ("error", Failed),
@@ -209,6 +217,30 @@ mod tests {
             (machine.name.as_str(), machine.marks),
             ("vcycle-a-0123456789", None)
         );
+    }
+
+    #[test]
+    fn one_that_shut_itself_down_has_shut_down_also_when_that_terminates_it() {
+        let ended = |word: InstanceStateName, code: &str| {
+            let instance = Instance::builder()
+                .instance_id("i-0123456789abcdef0")
+                .state(InstanceState::builder().name(word).build())
+                .state_transition_reason("(2026-11-21 02:51:05 GMT)")
+                .state_reason(StateReason::builder().code(code).build());
+            let machine = machine(instance.build()).unwrap();
+            (machine.state, machine.updated.map(Timestamp::unix))
+        };
+        let own = "Client.InstanceInitiatedShutdown";
+        let at = Some(1_795_229_465);
+        for word in [
+            InstanceStateName::ShuttingDown,
+            InstanceStateName::Terminated,
+        ] {
+            assert_eq!(ended(word, own), (MachineState::Shutdown, at));
+        }
+        let by_us = "Client.UserInitiatedShutdown";
+        let deleted = ended(InstanceStateName::Terminated, by_us);
+        assert_eq!(deleted, (MachineState::Deleting, at));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! A page leads to the next by its token. A listing is begun again when an instance came twice or
 //! a token was not taken any more; what was made a moment ago and is not listed yet is added from the
 //! answer that made it. What has been terminated is left out, except for a machine of ours that the
-//! cloud has ended by itself: it is a failed one until it is deleted, so that its reason is told and
-//! what it says of the cloud's room is known.
+//! cloud has ended by itself, or that has shut down and was made so that this ends it (all of spare
+//! capacity are): it is a failed one, or one that has shut down, until it is deleted, so that its reason
+//! and its end are told and what it says of the cloud's room is known.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -122,6 +123,34 @@ impl Ec2 {
                 return Err(self.unreadable(ACTION, "its pages lead in a circle"));
             }
         }
+    }
+
+    /// One instance by itself, that the list lacks. One that was made a moment ago may not be known yet.
+    pub(super) async fn find_one(&self, id: &CloudId) -> Result<Option<CloudMachine>, CloudError> {
+        let request = self.client.describe_instances().instance_ids(id.as_str());
+        let answer = match request.send().await.map_err(Problem::from) {
+            Ok(answer) => answer,
+            Err(problem) if problem.is_unknown_instance() && !self.memory.is_settling(id) => {
+                return Ok(None);
+            }
+            Err(problem) => return Err(self.refused(ACTION, problem)),
+        };
+        let reservations = answer.reservations.into_iter().flatten();
+        let instances = reservations.flat_map(|one| one.instances.unwrap_or_default());
+        let mut named =
+            instances.filter(|instance| instance.instance_id.as_deref() == Some(id.as_str()));
+        let Some(found) = named.next() else {
+            // An answer to another question tells nothing of this machine.
+            return Err(self.unreadable(ACTION, format_args!("it has no instance {id}")));
+        };
+        let kind = found.instance_type.as_ref().map(|t| t.as_str().to_owned());
+        let mut machine = instance::machine(found).map_err(|why| self.unreadable(ACTION, why))?;
+        if machine.status == TERMINATED && !self.memory.is_to_be_told(&machine, &self.space) {
+            return Ok(None);
+        }
+        self.fill_in_processors(std::slice::from_mut(&mut machine), &[kind])
+            .await?;
+        Ok(Some(machine))
     }
 
     /// What the service says of the type of each, else what the configuration says.

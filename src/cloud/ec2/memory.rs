@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use crate::model::{CloudId, CloudMachine, MachineName, MachineState, SpaceName};
 
-/// How long other requests may not know an instance that RunInstances has made. Amazon speaks of
-/// seconds to minutes.
-const SETTLING: Duration = Duration::from_secs(120);
+/// How long other requests may not know an instance that RunInstances has made. Amazon advises to ask
+/// again for up to five minutes.
+const SETTLING: Duration = Duration::from_secs(300);
 /// The most creations that are remembered.
 const MAX_REMEMBERED: usize = 1000;
 /// The longest client token.
@@ -84,8 +84,8 @@ impl Memory {
         self.with(|known| known.manager = Some(manager.to_owned()));
     }
 
-    /// Whether an instance that is terminated has still to be told of: the cloud has ended it by
-    /// itself, it is ours, and nobody has asked for its end since that was told. As long as the
+    /// Whether an instance that is terminated has still to be told of: the cloud has ended it, or it
+    /// has ended itself, it is ours, and nobody has asked for its end since that was told. As long as the
     /// factory is not known, the space says whose it is.
     pub(super) fn is_to_be_told(&self, machine: &CloudMachine, space: &SpaceName) -> bool {
         self.with(|known| {
@@ -93,7 +93,7 @@ impl Memory {
                 let manager = known.manager.as_ref();
                 marks.space == space.as_str() && manager.is_none_or(|one| *one == marks.manager)
             });
-            machine.state == MachineState::Failed
+            matches!(machine.state, MachineState::Failed | MachineState::Shutdown)
                 && !known.ended.contains(&machine.id)
                 && (is_marked || known.own.contains(&machine.id))
         })

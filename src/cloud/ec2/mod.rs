@@ -144,6 +144,10 @@ impl Cloud for Ec2 {
             .await
     }
 
+    async fn find(&self, machine: &CloudId) -> Result<Option<CloudMachine>, CloudError> {
+        self.find_one(machine).await
+    }
+
     async fn create(&self, request: &CreateRequest) -> Result<CloudId, CloudError> {
         self.run_instance(request).await
     }

@@ -13,7 +13,6 @@ use crate::contract::{self, Ground};
 
 fn ground(image: &str) -> Ground {
     Ground {
-        finds_one: false,
         flavor: "t2.micro".to_owned(),
         image: image.to_owned(),
         public_key: Some(KEY.to_owned()),
@@ -226,6 +225,39 @@ async fn what_was_made_a_moment_ago_is_not_gone() {
     assert!(error.message.contains(unknown), "{error}");
     let other = CloudId::new("i-0b");
     assert_eq!(cloud.delete(&other).await, Ok(Deletion::AlreadyGone));
+}
+
+#[tokio::test]
+async fn a_machine_that_the_list_lacks_is_asked_for_alone() {
+    let unknown = "InvalidInstanceID.NotFound";
+    let relay = service(
+        move |sent| match (sent.action(), sent.value("InstanceId.1")) {
+            ("RunInstances", _) => made("i-new"),
+            (_, Some(id @ "i-runs")) => Act::Say(200, listing(&reservation(id, "running", ""))),
+            (_, Some(id @ "i-over")) => Act::Say(200, listing(&reservation(id, "terminated", ""))),
+            (_, Some("i-other")) => Act::Say(200, listing(&reservation("i-x", "running", ""))),
+            (_, Some("i-odd")) => Act::refuse(500, "InternalError", "trouble"),
+            (_, Some(_)) => Act::refuse(400, unknown, "The instance ID does not exist"),
+            (_, None) => Act::Say(200, listing("")),
+        },
+    );
+    let cloud = connect(&amazon(&relay));
+    let found = cloud.find(&CloudId::new("i-runs")).await.unwrap().unwrap();
+    assert_eq!(
+        (found.id.as_str(), found.state),
+        ("i-runs", MachineState::Running)
+    );
+    assert_eq!(found.processors.map(|count| count.get()), Some(1));
+    for gone in ["i-over", "i-none"] {
+        assert_eq!(cloud.find(&CloudId::new(gone)).await, Ok(None), "{gone}");
+    }
+    // What tells nothing of it is no answer; nor is, for a while, that one just made is unknown.
+    let mut wanted = contract::request(&cloud, &ground("ami-1")).await;
+    wanted.public_key = None;
+    let new = cloud.create(&wanted).await.unwrap();
+    for untold in ["i-other", "i-odd", new.as_str()] {
+        assert!(cloud.find(&CloudId::new(untold)).await.is_err(), "{untold}");
+    }
 }
 
 #[tokio::test]
