@@ -146,11 +146,12 @@ impl Endings {
         };
         let asked = self.asked.get(&server.first_name).copied();
         let made = asked.map_or(server.created, |asked| asked.min(server.created));
-        let age = self.most_since(made, now) + BEFORE_THE_REQUEST;
+        let written = made.saturating_sub(BEFORE_THE_REQUEST);
+        let age = self.most_since(written, now);
         if server.running_since.is_none() {
             return (age > START_LIMIT).then_some("= deletes of what did not start");
         }
-        if age > terms.shortest_wallclock(made.saturating_sub(BEFORE_THE_REQUEST)) {
+        if age > terms.shortest_wallclock(written) {
             return Some("= deletes for wallclock");
         }
         let limit = terms.heartbeat?;

@@ -318,6 +318,8 @@ impl Wire {
                 }
             }
             Kind::Show { id } => {
+                // It follows from a listing.
+                ledger.settle(&site.cloud);
                 if let Outcome::Reply { reply, after } = &outcome
                     && *after < PATIENCE
                 {
