@@ -451,10 +451,12 @@ impl World {
         let was_off = was_off.find(|(at, _)| at <= lasted.start());
         let set = self.set_clocks.iter().any(|(at, _)| lasted.contains(at))
             || was_off.is_some_and(|(_, off)| *off != 0);
+        // A slow listing may show as running what has ended since it was drawn up.
+        let until_its_end = |last: u64| server.ended.map_or(last, |(at, _)| last.min(at));
         let Some(record) = record else {
             let seen = match (known.first_running, known.last_running) {
                 // A pass that saw it once has begun before it was answered.
-                (Some(first), Some(last)) => last.saturating_sub(first),
+                (Some(first), Some(last)) => until_its_end(last).saturating_sub(first),
                 _ => 0,
             };
             let finished = files.is_none_or(|files| files.finished.is_some());
@@ -523,8 +525,7 @@ impl World {
                 record.start, server.running_since
             ));
         }
-        // A slow listing may show as running what has ended since it was drawn up.
-        let last = server.ended.map_or(last, |(at, _)| last.min(at));
+        let last = until_its_end(last);
         let told_end = known.told_end.unwrap_or(self.now()) + 90;
         // Nothing that a factory is told truly shows a VM running that has ended; but that a deletion
         // has failed the cloud tells with the time of that.
