@@ -40,7 +40,8 @@ pub struct Memory {
 pub struct Volatile {
     /// Complete scans in a row that did not list it; suspect ones do not count.
     pub missed_scans: u32,
-    /// The first scan that saw it running.
+    /// The first scan that saw it running; or its start, where its end was told before that, and could
+    /// not be written down.
     pub first_running: Option<Timestamp>,
     /// The last scan that saw it running; for one that no scan of this life has seen so, the last
     /// scan of the daemon before, unless that had missed it. While its start is in the future, for
@@ -159,6 +160,23 @@ impl Memory {
                 let began = files.began().or(known.first_running);
                 known.note_seen(began, now, passed);
             }
+        }
+    }
+
+    /// The end of a machine could not be written down. Until it can, the cloud may forget the machine:
+    /// what was told of its run is known as long as the daemon lives. Times of before the clock was set
+    /// back stay as they are.
+    pub fn note_unwritten_end(
+        &mut self,
+        machine: &MachineName,
+        (started, stopped): (Timestamp, Timestamp),
+        now: Timestamp,
+    ) {
+        let known = self.volatile.entry(machine.clone()).or_default();
+        let is_past = |time: Option<Timestamp>| time.is_none_or(|time| time <= now);
+        if is_past(known.first_running) && is_past(known.last_running) {
+            known.first_running.get_or_insert(started);
+            known.last_running = known.last_running.max(Some(stopped));
         }
     }
 

@@ -107,6 +107,12 @@ impl Recorder<'_> {
             let name = action.machine();
             if !failed.contains(name) {
                 self.repeats.is_over(&about_files(name));
+            } else if let Bookkeeping::Finish(finish) = action
+                && let Some(started) = finish.started
+                && self.memory.machines.contains_key(name)
+            {
+                let run = (started, finish.stopped);
+                self.memory.note_unwritten_end(name, run, now);
             }
         }
         failed
@@ -277,6 +283,35 @@ mod tests {
         };
         assert!(world.recorder().bookkeeping(&[adopt], now).is_empty());
         assert!(world.memory.machines.contains_key(&lost) && !world.store.has_lost(&lost));
+    }
+
+    #[test]
+    fn an_end_that_cannot_be_written_is_known_when_the_cloud_has_forgotten_the_machine() {
+        let mut world = World::new();
+        let machine = MachineName::new(NAMES[0]).unwrap();
+        let in_the_way = |file: TimeFile| {
+            let layout = world.store.layout();
+            layout.machine(&machine).join(file.file_name())
+        };
+        let stopped = in_the_way(TimeFile::Stopped);
+        world
+            .store
+            .layout()
+            .disk()
+            .create_dir(&stopped, 0o755)
+            .unwrap();
+        let now = Timestamp::from_unix(5000);
+        let failed = world.recorder().bookkeeping(&[finish(NAMES[0], 4000)], now);
+        assert_eq!(failed.len(), 1);
+        let known = world.memory.volatile[&machine];
+        let seen = [known.first_running, known.last_running];
+        assert_eq!(seen.map(|time| time.unwrap().unix()), [1000, 4000]);
+        // By a clock that has been set back since it was seen, nothing is added.
+        let known = world.memory.volatile.get_mut(&machine).unwrap();
+        known.last_running = Some(Timestamp::from_unix(9000));
+        world.recorder().bookkeeping(&[finish(NAMES[0], 4500)], now);
+        let known = world.memory.volatile[&machine];
+        assert_eq!(known.last_running, Some(Timestamp::from_unix(9000)));
     }
 
     #[test]
