@@ -148,9 +148,14 @@ impl Endings {
         let made = asked.map_or(server.created, |asked| asked.min(server.created));
         let written = made.saturating_sub(BEFORE_THE_REQUEST);
         let age = self.most_since(written, now);
-        if server.running_since.is_none() {
-            return (age > START_LIMIT).then_some("= deletes of what did not start");
+        // A listing that was drawn up before it began to run may have shown it as starting.
+        let has_begun = server
+            .running_since
+            .map(|since| since + LOOKED_BEFORE < now);
+        if age > START_LIMIT && has_begun != Some(true) {
+            return Some("= deletes of what did not start");
         }
+        has_begun?;
         if age > terms.shortest_wallclock(written) {
             return Some("= deletes for wallclock");
         }

@@ -204,6 +204,8 @@ pub fn draw_setup(rng: &mut ChaCha8Rng) -> Setup {
         },
         boot: 10..=rng.random_range(30..=200),
         deletion: 2..=rng.random_range(5..=90),
+        // Some take longer than anybody waits.
+        late: 5..=if rng.random_bool(0.3) { 1800 } else { 300 },
         token_life: rng.random_range(300..=7200),
         foreign_life: 300..=2400,
         ..defaults
