@@ -88,6 +88,10 @@ pub struct Knowledge {
     pub shown_alive: bool,
     /// The shortest run that complete listings told of, once it had shut down.
     pub told_run: Option<u64>,
+    /// Some of them was told to the daemon that runs, or to one that has come to the end of its pass.
+    pub is_told: bool,
+    /// The second.
+    told_for_good: bool,
     /// A listing that was asked for after its VM had ended showed it as if it had not.
     pub lied_about: bool,
     /// Complete listings that did not show it although it was there. Whether they came in a row is
@@ -161,6 +165,10 @@ impl Ledger {
     pub fn new_life(&mut self, cloud: &Cloud) {
         self.settle(cloud);
         self.take_up(|_| false);
+        for known in self.knowledge.values_mut() {
+            known.is_told = known.told_for_good;
+        }
+        self.fresh.clone_from(&self.knowledge);
         self.listing = Listing::None;
         self.lists = true;
         self.passes = 0;
@@ -231,8 +239,10 @@ impl Ledger {
             let known = self.knowledge.entry(id.clone()).or_default();
             if is_noted(id) {
                 *known = *fresh;
+                known.told_for_good = fresh.is_told;
                 continue;
             }
+            known.is_told = fresh.is_told;
             known.omitted = fresh.omitted;
             known.shown |= fresh.shown;
             known.written_off |= fresh.written_off;
@@ -329,6 +339,7 @@ impl Ledger {
                     known.shown = true;
                     let runs = seen.ran.into_iter().chain(known.told_run);
                     known.told_run = runs.min();
+                    known.is_told |= seen.ran.is_some();
                     known.shown_alive |= seen.alive;
                     if seen.running {
                         known.first_running.get_or_insert(now);

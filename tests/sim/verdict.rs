@@ -468,7 +468,7 @@ impl World {
                 ));
             }
             // Of one that was seen alive the factory goes by what it was told then.
-            let is_told = known.told_end.is_some() && !known.shown_alive;
+            let is_told = known.is_told && !known.shown_alive;
             let told = known.told_run.filter(|_| is_told);
             let told = told.unwrap_or_default();
             if due(told) && !set && !wrong.iter().any(|at| lasted.contains(at)) {
