@@ -27,7 +27,7 @@ use crate::wire::{MayCreate, MayDelete, Sites, Wire};
 /// From one cycle to the next.
 pub const INTERVAL: u64 = 60;
 /// So long after a change of the configuration a pass can still be going on with the old one.
-const OLD_PASSES: u64 = 1500;
+pub const OLD_PASSES: u64 = 1500;
 
 /// What may be created, by what is on the disk.
 #[derive(Debug)]

@@ -7,9 +7,8 @@ use base64::Engine;
 use serde_json::Value;
 
 use crate::cloud::{Cloud, Server};
+use crate::factory::OLD_PASSES;
 
-/// So long after the configuration has changed a pass may still go by what it was before.
-const OLD_PASSES: u64 = 1500;
 /// What nothing has used for so long must be gone: the two looks that it takes are ten minutes apart,
 /// and each waits for its turn.
 const LEFT_OVER: u64 = 3600;
@@ -93,14 +92,15 @@ impl Keys {
     /// A key pair of the factory that has been in use by nothing for long, by what there has been in
     /// the cloud; `now` is long after the last change of the configuration.
     pub fn left_over<'a>(&'a self, cloud: &Cloud, now: u64) -> Option<&'a str> {
-        let unwanted = self.imported.iter().filter(|(name, line)| {
-            let ended = cloud.history().iter().filter(|server| {
+        let mut imported = self.imported.iter();
+        let found = imported.find(|(name, line)| {
+            let was_used = cloud.history().iter().any(|server| {
                 let is_user = server.key_name.as_deref() == Some(name.as_str());
                 is_user && server.gone_at.is_none_or(|at| at + LEFT_OVER > now)
             });
-            cloud.has_keypair(name) && !self.is_wanted(line) && ended.count() == 0
+            cloud.has_keypair(name) && !self.is_wanted(line) && !was_used
         });
-        unwanted.map(|(name, _)| name.as_str()).next()
+        found.map(|(name, _)| name.as_str())
     }
 
     fn is_wanted(&self, line: &str) -> bool {

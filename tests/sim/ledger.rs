@@ -232,8 +232,8 @@ impl Ledger {
         self.take_up(|id| well && !cloud.server(id).is_some_and(is_unwritten));
     }
 
-    /// A pass that has not come to its end has learnt nothing for sure; but that something was
-    /// missing, or seems to run, it may have noted all the same.
+    /// Takes over what was found out of the servers of which it has been noted. Of the others nothing
+    /// is known for sure; but that one was missing, or seems to run, may have been noted all the same.
     fn take_up(&mut self, is_noted: impl Fn(&str) -> bool) {
         for (id, fresh) in &self.fresh {
             let known = self.knowledge.entry(id.clone()).or_default();

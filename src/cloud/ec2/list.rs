@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use aws_sdk_ec2::types::Instance;
 use tracing::debug;
 
 use super::Ec2;
@@ -88,11 +89,8 @@ impl Ec2 {
                 .into_iter()
                 .flat_map(|one| one.instances.unwrap_or_default())
             {
-                let kind = found.instance_type.as_ref().map(|t| t.as_str().to_owned());
-                let machine =
-                    instance::machine(found).map_err(|why| self.unreadable(ACTION, why))?;
-                if machine.status == TERMINATED && !self.memory.is_to_be_told(&machine, &self.space)
-                {
+                let (machine, kind) = self.read(found)?;
+                if self.is_gone(&machine) {
                     listed.terminated.insert(machine.id);
                 } else {
                     listed.machines.push(machine);
@@ -125,6 +123,18 @@ impl Ec2 {
         }
     }
 
+    /// An instance, with its type.
+    fn read(&self, found: Instance) -> Result<(CloudMachine, Option<String>), CloudError> {
+        let kind = found.instance_type.as_ref().map(|t| t.as_str().to_owned());
+        let machine = instance::machine(found).map_err(|why| self.unreadable(ACTION, why))?;
+        Ok((machine, kind))
+    }
+
+    /// Whether it is terminated and nothing of that is still to be told.
+    fn is_gone(&self, machine: &CloudMachine) -> bool {
+        machine.status == TERMINATED && !self.memory.is_to_be_told(machine, &self.space)
+    }
+
     /// One instance by itself, that the list lacks. One that was made a moment ago may not be known yet.
     pub(super) async fn find_one(&self, id: &CloudId) -> Result<Option<CloudMachine>, CloudError> {
         let request = self.client.describe_instances().instance_ids(id.as_str());
@@ -143,9 +153,8 @@ impl Ec2 {
             // An answer to another question tells nothing of this machine.
             return Err(self.unreadable(ACTION, format_args!("it has no instance {id}")));
         };
-        let kind = found.instance_type.as_ref().map(|t| t.as_str().to_owned());
-        let mut machine = instance::machine(found).map_err(|why| self.unreadable(ACTION, why))?;
-        if machine.status == TERMINATED && !self.memory.is_to_be_told(&machine, &self.space) {
+        let (mut machine, kind) = self.read(found)?;
+        if self.is_gone(&machine) {
             return Ok(None);
         }
         self.fill_in_processors(std::slice::from_mut(&mut machine), &[kind])
