@@ -58,6 +58,8 @@ fn run(seeds: &[u64]) -> (Vec<Outcome>, BTreeMap<String, u64>) {
     let failures = Mutex::new(Vec::new());
     let tally: Mutex<BTreeMap<String, u64>> = Mutex::default();
     let most = number("VCYCLE_SIM_FAILURES").unwrap_or(1);
+    let sought = std::env::var("VCYCLE_SIM_SAYS").ok();
+    let is_sought = |line: &str| sought.as_ref().is_some_and(|text| line.contains(text));
     let work = || {
         loop {
             let seed = seeds.get(next.fetch_add(1, Ordering::SeqCst));
@@ -74,6 +76,9 @@ fn run(seeds: &[u64]) -> (Vec<Outcome>, BTreeMap<String, u64>) {
                 for (what, count) in &outcome.tally {
                     *tally.entry(what.clone()).or_default() += count;
                 }
+            }
+            for line in outcome.transcript.iter().filter(|line| is_sought(line)) {
+                println!("seed {seed} says: {line}");
             }
             if outcome.violation.is_some() {
                 println!("{}", tell(&outcome));
