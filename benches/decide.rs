@@ -165,6 +165,7 @@ fn machine(number: usize) -> Machine {
         unconfirmed: false,
         first_running: None,
         last_running: Some(ago(60)),
+        heard_since: None,
         delete_tries: 0,
         heartbeat: Heartbeat::At(ago(100)),
         shutdown_message: None,

@@ -213,12 +213,16 @@ async fn look_at(
     let Observed {
         mut snapshot,
         unread,
+        lost,
         untold,
     } = observe_once(cloud.as_ref(), &space, &settings.factory, &store, &memory)
         .await
         .map_err(unavailable)?;
     for problem in unread {
         eprintln!("vcycled: {problem}");
+    }
+    for machine in lost {
+        eprintln!("vcycled: the directory of {machine}, which runs, was removed");
     }
     if let Some(error) = untold {
         eprintln!("vcycled: a machine is not listed, and whether it is gone is not told: {error}");

@@ -27,6 +27,8 @@ pub struct Observed {
     pub snapshot: SpaceSnapshot,
     /// Files that could not be read.
     pub unread: Vec<Unread>,
+    /// Machines that run, and whose directories somebody has removed.
+    pub lost: Vec<MachineName>,
     /// What came back, in place of an answer, when the cloud was asked for a machine that it does not
     /// list.
     pub untold: Option<CloudError>,
@@ -48,12 +50,13 @@ pub async fn observe_once(
     let mut snapshot = observe::join(&config.name, factory, facts, listing, memory);
     recognise(cloud, &mut snapshot).await;
     let untold = ask_for_missing(cloud, &mut snapshot).await;
-    let (store, config) = (Arc::clone(store), config.clone());
+    let (store, config, factory) = (Arc::clone(store), config.clone(), factory.clone());
     let looking = blocking::run(move || {
-        let unread = observe::look_at_files(&store, &config, &mut snapshot);
+        let looked = observe::look_at_files(&store, &config, &factory, &mut snapshot);
         Observed {
             snapshot,
-            unread,
+            unread: looked.unread,
+            lost: looked.lost,
             untold,
         }
     });
@@ -187,6 +190,10 @@ mod tests {
             .each_ref()
             .map(|name| testing::machine(name, MachineState::Running, 1000));
         let mut memory = Memory::of(machines.map(|machine| machine.files));
+        for name in memory.machines.keys() {
+            let disk = store.layout().disk();
+            disk.create_dir_all(&store.layout().machine(name)).unwrap();
+        }
         let ids = names
             .each_ref()
             .map(|name| CloudId::new(format!("id-{name}")));

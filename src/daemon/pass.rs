@@ -187,8 +187,10 @@ impl Pass<'_> {
         let Observed {
             mut snapshot,
             mut unread,
+            lost,
             untold: _,
         } = observed;
+        self.recorder().let_go(&lost);
         snapshot.images = self.known.images.states(&self.config);
         self.tick.hearing.apply(&mut snapshot);
         unread.extend(self.ask_remotes(&mut snapshot).await?);

@@ -138,11 +138,14 @@ fn heartbeat(
 ) -> Option<Reason> {
     configured.heartbeat_file.as_ref()?;
     let remote = view.remote(configured);
-    // While the server was down no machine could write: its silence counts from when it could be
-    // heard again.
+    // While the server was down, or it had lost its directory, no machine could write: its silence
+    // counts from when it could be heard again.
     let hearing_since = match remote {
         Some(remote) => remote.answering_since,
-        None => view.snapshot.listening_since,
+        None => {
+            let again = machine.machine.heard_since.filter(|at| *at <= view.now);
+            view.snapshot.listening_since.max(again)
+        }
     };
     let heard = hearing_since.map_or(ran, |since| ran.min(view.now.since(since)));
     if heard <= configured.fizzle {

@@ -195,6 +195,7 @@ pub fn unlisted(files: MachineFiles) -> Machine {
         missed_scans: 1,
         unconfirmed: false,
         first_running: None,
+        heard_since: None,
         last_running: None,
         delete_tries: 0,
         heartbeat: Heartbeat::Unknown,

@@ -87,6 +87,9 @@ pub struct Machine {
     pub first_running: Option<Timestamp>,
     /// The last scan that saw it running; one of the daemon before, when none of this life did.
     pub last_running: Option<Timestamp>,
+    /// When it got a directory in this daemon's life, if it had lost the one that it was made with: it
+    /// could not write anywhere before that.
+    pub heard_since: Option<Timestamp>,
     /// How many deletes of it have been tried in this daemon's life.
     pub delete_tries: u32,
     /// Its heartbeat file.
@@ -109,6 +112,13 @@ impl Machine {
                 .iter()
                 .min_by_key(|vm| (vm.created.unwrap_or_default(), &vm.id)),
         }
+    }
+
+    /// Whether its end is still to be written down: for the first time, or because it was given up before
+    /// it was ever listed, and is listed now.
+    pub fn is_unsettled(&self) -> bool {
+        let is_listed_after_all = self.files.id.is_none() && self.vm().is_some();
+        self.files.finished.is_none() || is_listed_after_all
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Volatile {
     /// the clock was set back, both go by the clock as it was before: together they say for how long
     /// it has run.
     pub last_running: Option<Timestamp>,
+    /// When it was given a directory because it had none: since then it can write again.
+    pub heard_since: Option<Timestamp>,
     /// Deletes tried.
     pub delete_tries: u32,
 }
@@ -187,6 +189,12 @@ impl Memory {
             .retain(|_, known| *known <= now && now.since(*known) < EXHAUSTED_FOR);
         let last = self.exhausted.entry(place).or_insert(at);
         *last = at.max(*last);
+    }
+
+    /// A machine that runs has lost its directory: only what is known of its run is kept, for the new
+    /// directory that it gets.
+    pub fn let_go(&mut self, name: &MachineName) {
+        self.machines.remove(name);
     }
 
     /// Forgets a machine whose directory is gone.

@@ -76,6 +76,7 @@ pub fn join(
                 unconfirmed: false,
                 first_running: volatile.and_then(|known| known.first_running),
                 last_running: volatile.and_then(|known| known.last_running),
+                heard_since: volatile.and_then(|known| known.heard_since),
                 delete_tries: volatile.map_or(0, |known| known.delete_tries),
                 heartbeat: Heartbeat::Unknown,
                 shutdown_message: None,
@@ -138,43 +139,62 @@ fn owner<'a>(
     }
 }
 
+/// What could not be found in the machines' directories.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// What could not be looked at.
+    pub unread: Vec<Unread>,
+    /// Machines that run, and whose directories somebody has removed.
+    pub lost: Vec<MachineName>,
+}
+
 /// Adds what only the machines' directories can tell at this moment: heartbeats of machines that
 /// run, and shutdown messages of machines that have ended. What could not be looked at is
 /// returned, not hidden: an unread heartbeat is [`Heartbeat::Unknown`], and whoever acts on the
 /// snapshot must not take an unread message for none (see `record::hold_back`).
+///
+/// A machine that runs and whose directory is gone is no longer in the snapshot: its VM is one of ours
+/// without a directory, as after the loss of the whole state.
 pub fn look_at_files(
     store: &Store,
     config: &SpaceConfig,
+    factory: &FactoryName,
     snapshot: &mut SpaceSnapshot,
-) -> Vec<Unread> {
-    let mut unread = Vec::new();
+) -> Looked {
+    let mut looked = Looked::default();
     for machine in &mut snapshot.machines {
         let name = &machine.files.name;
         let running = machine
             .vm()
             .is_some_and(|vm| matches!(vm.state, MachineState::Running | MachineState::Starting));
         if running {
-            if let Some(file) = heartbeat_file(config, &machine.files) {
-                match store.heartbeat(name, file) {
-                    Ok(Some(time)) => machine.heartbeat = Heartbeat::At(time),
-                    Ok(None) => machine.heartbeat = Heartbeat::Missing,
-                    Err(problem) => unread.push(Unread {
-                        machine: name.clone(),
-                        problem,
-                    }),
-                }
+            let file = heartbeat_file(config, &machine.files);
+            let heartbeat = file.map(|file| store.heartbeat(name, file));
+            let is_there = matches!(heartbeat, Some(Ok(_)));
+            match heartbeat {
+                _ if !is_there && store.has_lost(name) => looked.lost.push(name.clone()),
+                Some(Ok(Some(time))) => machine.heartbeat = Heartbeat::At(time),
+                Some(Ok(None)) => machine.heartbeat = Heartbeat::Missing,
+                Some(Err(problem)) => looked.unread.push(Unread {
+                    machine: name.clone(),
+                    problem,
+                }),
+                None => {}
             }
-        } else if machine.files.finished.is_none() {
+        } else if machine.is_unsettled() {
             match store.shutdown_message(name) {
                 Ok(message) => machine.shutdown_message = message,
-                Err(problem) => unread.push(Unread {
+                Err(problem) => looked.unread.push(Unread {
                     machine: name.clone(),
                     problem,
                 }),
             }
         }
     }
-    unread
+    for name in &looked.lost {
+        snapshot.let_go(name, &config.name, factory);
+    }
+    looked
 }
 
 /// The file in the machine's directory that is its heartbeat, if it has to write one there: with a
@@ -188,6 +208,23 @@ fn heartbeat_file<'a>(config: &'a SpaceConfig, files: &MachineFiles) -> Option<&
 }
 
 impl SpaceSnapshot {
+    /// A machine has no directory any more: what is listed of it is ours by its marks only.
+    fn let_go(&mut self, name: &MachineName, space: &SpaceName, factory: &FactoryName) {
+        let gone = self
+            .machines
+            .extract_if(.., |known| known.files.name == *name);
+        for vm in gone.flat_map(|machine| machine.listed).collect::<Vec<_>>() {
+            let is_ours = vm.marks.as_ref().is_some_and(|marks| {
+                marks.space == space.as_str() && marks.manager == factory.as_str()
+            });
+            if is_ours && vm.machine_name().is_some() {
+                self.unfiled.push(vm);
+            } else {
+                self.add_foreign(vm);
+            }
+        }
+    }
+
     fn add_foreign(&mut self, vm: CloudMachine) {
         self.foreign_machines = self.foreign_machines.saturating_add(1);
         self.foreign_processors =
@@ -244,6 +281,75 @@ mod tests {
         let snapshot = join(&space, &now_called, facts, vec![vm], &memory);
         let filed = snapshot.machines.iter().map(|machine| machine.listed.len());
         (filed.sum(), snapshot.unfiled.len(), snapshot.foreign.len())
+    }
+
+    #[test]
+    fn a_machine_whose_directory_was_removed_is_not_silent_and_its_vm_is_ours_by_its_marks() {
+        let names = ["a", "b", "c"].map(|end| format!("vcycle-a-{}", end.repeat(10)));
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut config = testing::space("");
+        let machinetype = testing::machinetype("a", "heartbeat_file=beat");
+        config.machinetypes = BTreeMap::from([(machinetype.name.clone(), machinetype)]);
+        let factory = FactoryName::new("factory.example.org").unwrap();
+        let mut snapshot = SpaceSnapshot::default();
+        for name in &names {
+            let mut machine = testing::machine(name, MachineState::Running, 1000);
+            machine.listed[0].marks = Some(Marks {
+                space: config.name.to_string(),
+                manager: factory.to_string(),
+                machinetype: None,
+                name: Some(name.clone()),
+            });
+            snapshot.machines.push(machine);
+        }
+        snapshot.machines[1].listed[0].marks = None;
+        let outputs = store.layout().machine(&snapshot.machines[2].files.name);
+        let disk = store.layout().disk();
+        disk.create_dir_all(&outputs.join("joboutputs")).unwrap();
+        let looked = look_at_files(&store, &config, &factory, &mut snapshot);
+        assert_eq!(looked.lost.len(), 2);
+        assert!(looked.unread.is_empty());
+        assert_eq!((snapshot.unfiled.len(), snapshot.foreign.len()), (1, 1));
+        let [kept] = snapshot.machines.as_slice() else {
+            panic!("{snapshot:?}");
+        };
+        assert_eq!(kept.heartbeat, Heartbeat::Missing);
+        // Without a place to write to, or without all directories, it is not silent either.
+        for gone in [outputs.join("joboutputs"), store.layout().machines()] {
+            std::fs::remove_dir_all(gone).unwrap();
+            let looked = look_at_files(&store, &config, &factory, &mut snapshot);
+            assert_eq!((looked.lost.len(), looked.unread.len()), (0, 1));
+            snapshot.machines[0].heartbeat = Heartbeat::Unknown;
+        }
+    }
+
+    #[test]
+    fn what_a_machine_said_is_read_also_when_it_is_first_listed_after_it_was_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let config = testing::space("");
+        let factory = FactoryName::new("factory.example.org").unwrap();
+        let mut machine = testing::machine(NAME, MachineState::Shutdown, 1000);
+        machine.files.id = None;
+        machine.files.finished = Some(Timestamp::from_unix(2000));
+        let place = store.layout().machine(&machine.files.name);
+        let disk = store.layout().disk();
+        disk.create_dir_all(&place.join("joboutputs")).unwrap();
+        let name = machine.files.name.clone();
+        store.leave_shutdown_message(&name, "300 No work").unwrap();
+        let mut snapshot = testing::snapshot(vec![machine]);
+        let mut said = |listed: bool| {
+            let machine = &mut snapshot.machines[0];
+            machine.shutdown_message = None;
+            if !listed {
+                machine.listed.clear();
+            }
+            look_at_files(&store, &config, &factory, &mut snapshot);
+            snapshot.machines[0].shutdown_message.is_some()
+        };
+        assert!(said(true));
+        assert!(!said(false));
     }
 
     #[test]

@@ -214,6 +214,8 @@ struct DaemonMemory {
     first_running: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_running: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    heard_since: Option<Timestamp>,
     #[serde(default)]
     delete_tries: u32,
 }
@@ -327,6 +329,7 @@ impl Situation {
                 missed_scans: directory.memory.missed_scans,
                 first_running: directory.memory.first_running,
                 last_running: directory.memory.last_running,
+                heard_since: directory.memory.heard_since,
                 delete_tries: directory.memory.delete_tries,
             };
             memory.machines.insert(name.clone(), files);
@@ -519,6 +522,7 @@ impl Directory {
                 missed_scans: volatile.missed_scans,
                 first_running: volatile.first_running,
                 last_running: volatile.last_running,
+                heard_since: volatile.heard_since,
                 delete_tries: volatile.delete_tries,
             },
         }

@@ -194,6 +194,20 @@ impl Recorder<'_> {
         true
     }
 
+    /// Forgets the directories of machines that run: somebody has removed them, and the machines get
+    /// new ones.
+    pub fn let_go(&mut self, lost: &[MachineName]) {
+        for machine in lost {
+            self.memory.let_go(machine);
+            self.repeats.is_over(&about_files(machine));
+            error!(
+                %machine,
+                "its directory {} was removed while it runs, and what it held is lost; its VM gets a new one now, if it bears our marks",
+                self.store.layout().machine(machine).display()
+            );
+        }
+    }
+
     fn files(&mut self, machine: &MachineName, change: impl FnOnce(&mut MachineFiles)) {
         if let Some(files) = self.memory.machines.get_mut(machine) {
             change(files);

@@ -41,6 +41,8 @@ impl Recorder<'_> {
             ..directory::contents(self.config, self.factory, names, size, created)
         })?;
         self.memory.machines.insert(machine.clone(), files);
+        let known = self.memory.volatile.entry(machine.clone()).or_default();
+        known.heard_since = Some(now);
         self.events.push(Event::Found {
             machine: machine.clone(),
             id: listed.id.clone(),

@@ -83,7 +83,7 @@ fn about(configured: &MachinetypeConfig, machine: &Machine) -> Option<About> {
         Some(MachineState::Starting) if files.stopped.is_none() => files.started.map(|_| beats),
         Some(MachineState::Unknown) if files.stopped.is_none() => None,
         None if files.id.is_none() && machine.missed_scans < 2 => None,
-        _ => files.finished.is_none().then_some(About::Message),
+        _ => machine.is_unsettled().then_some(About::Message),
     }
 }
 
@@ -135,7 +135,10 @@ mod tests {
             assert!(ended.url.path().ends_with("/shutdown_message"));
             let mut finished = machine(state);
             finished.files.finished = Some(crate::model::Timestamp::from_unix(2000));
-            assert_eq!(asked(finished, beat), None);
+            assert_eq!(asked(finished.clone(), beat), None);
+            // Given up before it was listed, it may have said something.
+            finished.files.id = None;
+            assert_eq!(asked(finished, beat).unwrap().about, About::Message);
         }
         assert_eq!(asked(machine(MachineState::Unknown), beat), None);
         let mut vanished = testing::unlisted(machine(MachineState::Running).files);

@@ -142,6 +142,13 @@ impl SimDisk {
         }
     }
 
+    /// Somebody removes a directory, with all below it, past the daemon.
+    pub fn remove(&self, path: &Path) {
+        let names = |path: &Path| self.names(path);
+        lock(&self.state).mirror(names, Effect::RemoveTree(path));
+        fs::remove_dir_all(path).unwrap();
+    }
+
     /// Whether a file or directory, with all below it, would be there after a power loss.
     pub fn is_durable(&self, path: &Path) -> bool {
         let names = self.names(path).unwrap_or_default();

@@ -25,6 +25,8 @@ const PROMPT: u64 = 300;
 const LEFT_ALONE: u64 = 900;
 /// A server that was resized waits so long for its confirmation, and is left alone meanwhile.
 const RESIZED: u64 = 120 + 3600;
+/// The clocks of the hosts and of the cloud are off by so much from each other at most.
+const CLOCKS_APART: u64 = 7200;
 /// Times of the daemon are whole seconds of its own clock.
 const ROUNDING: u64 = 2;
 
@@ -48,6 +50,8 @@ pub struct Endings {
     asked: BTreeMap<String, u64>,
     /// How often the deletion of a server was asked for, by its identifier.
     deletes: BTreeMap<String, usize>,
+    /// Machines whose directories were removed, and when: what was known of them was lost.
+    lost: BTreeMap<String, u64>,
     /// When the hosts' clock was set, and by how much.
     steps: Vec<(u64, i64)>,
     off: i64,
@@ -77,6 +81,10 @@ impl Endings {
 
     pub fn asked_for(&mut self, machine: &str, now: u64) {
         self.asked.entry(machine.to_owned()).or_insert(now);
+    }
+
+    pub fn lost_its_directory(&mut self, machine: &str, now: u64) {
+        self.lost.insert(machine.to_owned(), now);
     }
 
     /// The hosts' clock is off by so many seconds from now on.
@@ -147,7 +155,12 @@ impl Endings {
         let asked = self.asked.get(&server.first_name).copied();
         let made = asked.map_or(server.created, |asked| asked.min(server.created));
         let written = made.saturating_sub(BEFORE_THE_REQUEST);
-        let age = self.most_since(written, now);
+        let mut age = self.most_since(written, now);
+        let lost = self.lost.get(&server.first_name).copied();
+        if lost.is_some() && (!self.steps.is_empty() || cloud.clock_has_been_wrong()) {
+            // The host's clock does not tell any more when it began, and the cloud's shows another time.
+            age += CLOCKS_APART;
+        }
         // A listing that was drawn up before it began to run may have shown it as starting.
         let has_begun = server
             .running_since
@@ -161,8 +174,17 @@ impl Endings {
         }
         let limit = terms.heartbeat?;
         // A cloud whose clock is wrong may tell any time since it was made for its start.
-        self.was_silent(&server.first_name, (limit, terms.fizzle), made, now)
-            .then_some("= deletes for heartbeats")
+        // In a new directory it has to write as a new machine has to; where that was made while its
+        // machinetype was not configured, it cannot.
+        let fizzle = terms.fizzle;
+        let silent_since = lost.map(|lost| {
+            let beats = self.beats.get(&server.first_name);
+            let last = beats.and_then(|beats| beats.last());
+            last.map_or(lost, |last| lost.max(*last))
+        });
+        let is_silent = silent_since.is_some_and(|since| self.most_since(since, now) > fizzle)
+            || self.was_silent(&server.first_name, (limit, fizzle), made, now);
+        is_silent.then_some("= deletes for heartbeats")
     }
 
     /// Whether at some moment of late the machine was silent for so long that it may be destroyed: after
@@ -193,7 +215,9 @@ impl Endings {
             return after_the_storm(server.created + START_LIMIT) + pause + back;
         };
         // What the cloud did not tell, or told wrongly, counts from when it was seen.
-        let seen = known.first_running.unwrap_or(calm_since + PROMPT);
+        let first = known.first_running;
+        let first = first.filter(|_| !self.lost.contains_key(&server.first_name));
+        let seen = first.unwrap_or(calm_since + PROMPT);
         let began = runs_since.max(seen.min(calm_since + PROMPT));
         let overdue = after_the_storm(began + kind.wallclock) + back;
         let silent = self.silent_from(server, kind, began, calm_since);

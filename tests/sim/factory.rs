@@ -1,6 +1,6 @@
 //! A factory: its directory, its configuration, and the lives of its daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, mem};
@@ -125,6 +125,8 @@ pub struct Factory {
     pub lives: u64,
     /// True times at which the disk began to refuse one kind of file.
     pub refusals: Vec<u64>,
+    /// Machines whose directories somebody has removed while they ran.
+    pub lost: BTreeSet<String>,
 }
 
 impl Factory {
@@ -168,6 +170,7 @@ impl Factory {
             seed,
             lives: 0,
             refusals: Vec::new(),
+            lost: BTreeSet::new(),
         };
         factory.write_configuration();
         factory
@@ -392,13 +395,16 @@ impl Factory {
     }
 
     /// Starts another daemon on the same directory, which must be refused.
-    pub async fn start_another(&self) -> Result<(), String> {
+    /// Says by what it was.
+    pub async fn start_another(&self) -> Result<&'static str, String> {
         let power = Arc::new(Power::default());
         let settings = self.settings(Network::default(), &power);
         let run = daemon::run(settings, Control::default(), Board::default(), || {});
         match run.await {
-            Err(DaemonError::State(vcycle::state::StateError::Locked { .. })) => Ok(()),
-            Err(DaemonError::Config(_)) => Ok(()),
+            Err(DaemonError::State(vcycle::state::StateError::Locked { .. })) => {
+                Ok("second daemon on one directory")
+            }
+            Err(DaemonError::Config(_)) => Ok("second daemon on a broken configuration"),
             other => Err(format!("a second daemon on one directory: {other:?}")),
         }
     }
@@ -423,6 +429,21 @@ impl Factory {
                 ledger.passes_have_ended(space.passes, well, &unwritten, &site.cloud);
             }
         }
+    }
+
+    /// Somebody removes the directory of a machine that runs, and that is all the daemon has: an end is
+    /// not being written down. Returns whether there was one.
+    pub fn lose_directory(&mut self, machine: &str) -> bool {
+        let place = self.state.join("machines").join(machine);
+        let has = |file: &str| place.join(file).exists();
+        let is_open = has("uuid") && !["stopped", "finished", "deleted"].into_iter().any(has);
+        if is_open {
+            self.disk.remove(&place);
+            self.lost.insert(machine.to_owned());
+            let now = self.earth.now();
+            self.rules().endings.lost_its_directory(machine, now);
+        }
+        is_open
     }
 
     /// The directory, to look at.

@@ -53,6 +53,8 @@ struct Seen {
     flavor: Option<String>,
     /// How long it ran, if it has shut down and the cloud tells both times.
     ran: Option<u64>,
+    /// The cloud tells when it changed last.
+    is_dated: bool,
 }
 
 /// From `OS-SRV-USG:launched_at`, which has no zone, to `updated`, of a server that has shut down; no
@@ -131,6 +133,10 @@ pub struct Ledger {
     suspects: u32,
     /// Names asked for, and whether that may have made a server.
     asked_for: BTreeMap<String, bool>,
+    /// max_machines of machinetypes that have one.
+    pub most: BTreeMap<&'static str, u32>,
+    /// Names that the pass that is going on has asked for, and their processors.
+    asked_in_this_pass: BTreeMap<String, u32>,
     /// What it was told of the cloud's room.
     pub room: Room,
     pub keys: Keys,
@@ -153,6 +159,8 @@ impl Ledger {
             passes: 0,
             suspects: 0,
             asked_for: BTreeMap::new(),
+            most: BTreeMap::new(),
+            asked_in_this_pass: BTreeMap::new(),
             room: Room::default(),
             keys: Keys::default(),
             listings: 0,
@@ -194,6 +202,7 @@ impl Ledger {
     pub fn asks_for_page(&mut self, first: bool, cloud: &Cloud, now: u64) {
         self.lists = true;
         if first {
+            self.asked_in_this_pass.clear();
             self.settle(cloud);
             self.listing = Listing::Growing {
                 pass_began: self.pass_began,
@@ -284,10 +293,15 @@ impl Ledger {
             // Another try may follow, for this page.
             return;
         };
+        let is_whole = |server: &Value| server.get("id").is_some_and(Value::is_string);
+        if !servers.iter().all(is_whole) {
+            self.listing = Listing::None;
+            return;
+        }
         for server in servers {
             self.room.shown(server, now);
             let text = |key: &str| server.get(key).and_then(Value::as_str);
-            let Some(id) = text("id") else { continue };
+            let id = text("id").unwrap();
             let powered = server.get("OS-EXT-STS:power_state").and_then(Value::as_u64);
             let deleting = text("OS-EXT-STS:task_state") == Some("deleting");
             let running = text("status") == Some("ACTIVE") && powered == Some(1) && !deleting;
@@ -301,6 +315,7 @@ impl Ledger {
                 over,
                 flavor,
                 ran: told_run(server),
+                is_dated: text("updated").is_some(),
             };
             seen.insert(id.to_owned(), shown);
         }
@@ -359,7 +374,8 @@ impl Ledger {
                 continue;
             };
             let shown = seen.get(id);
-            known.lied_about |= ended < times.asked && shown.is_some_and(|shown| !shown.over);
+            let lies = |shown: &Seen| !shown.over || !shown.is_dated;
+            known.lied_about |= ended < times.asked && shown.is_some_and(lies);
             if !shown.is_some_and(|shown| shown.running) {
                 known.told_end.get_or_insert(now);
             }
@@ -431,7 +447,7 @@ impl Ledger {
     /// A POST for this name and flavor is about to be carried out.
     pub fn creates(
         &mut self,
-        name: &str,
+        (name, machinetype): (&str, &str),
         flavor: &str,
         limits: Limits,
         cloud: &Cloud,
@@ -474,6 +490,36 @@ impl Ledger {
                 self.factory,
                 limits.processors,
                 self.shown(&counted)
+            ));
+        }
+        let is_of_it = |server: &&&Server| {
+            let kind = server.metadata.get("machinetype").map(String::as_str);
+            self.owns(server) && kind == Some(machinetype)
+        };
+        let of_it = counted.iter().filter(is_of_it).count();
+        if let Some(most) = self.most.get(machinetype)
+            && u32::try_from(of_it).unwrap() >= *most
+        {
+            return Err(format!(
+                "{} creates {name} beside {of_it} of its machinetype, which may have {most}",
+                self.factory
+            ));
+        }
+        let asked = &mut self.asked_in_this_pass;
+        asked.insert(name.to_owned(), cloud.processors_of(flavor));
+        let machines = u32::try_from(asked.len()).unwrap();
+        // The first is made even when it has more processors than that.
+        let processors = if machines > 1 {
+            asked.values().sum()
+        } else {
+            0
+        };
+        let is_too_much =
+            |asked: u32, limit: Option<u32>| limit.is_some_and(|limit| asked > limit.div_ceil(10));
+        if is_too_much(machines, limits.machines) || is_too_much(processors, limits.processors) {
+            return Err(format!(
+                "{} creates {name} in one pass with {asked:?}, more than a tenth of {limits:?}",
+                self.factory
             ));
         }
         self.asked_for.insert(name.to_owned(), true);

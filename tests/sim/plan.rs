@@ -50,6 +50,8 @@ pub struct Kind {
     pub fizzle: u64,
     pub wallclock: u64,
     pub heartbeat: Option<u64>,
+    /// max_machines of its own.
+    pub most: Option<u32>,
     /// Left out of the configuration for a while.
     pub removed: bool,
 }
@@ -62,6 +64,8 @@ pub struct Space {
     pub limits: Limits,
     pub sends_records: bool,
     pub kinds: Vec<Kind>,
+    /// Directories go an hour after the end of their machines, and not days after it.
+    pub cleans_up: bool,
     /// `zones`, or nothing.
     pub zones: Option<&'static str>,
     pub removed: bool,
@@ -104,6 +108,7 @@ impl Configuration {
                 limits,
                 sends_records: rng.random_bool(0.5),
                 kinds,
+                cleans_up: rng.random_bool(0.5),
                 zones: rng.random_bool(0.5).then_some("zone-a zone-b"),
                 removed: false,
             }
@@ -133,6 +138,9 @@ impl Configuration {
             if let Some(zones) = space.zones {
                 line(format!("zones = {zones}"));
             }
+            if space.cleans_up {
+                line("cleanup_hours = 1".to_owned());
+            }
             if space.sends_records {
                 line("gocdb_sitename = SIMULATION".to_owned());
             }
@@ -147,6 +155,9 @@ impl Configuration {
                 line(format!("fizzle_seconds = {}", kind.fizzle));
                 line(format!("max_wallclock_seconds = {}", kind.wallclock));
                 line(format!("x509dn = {DN}"));
+                if let Some(most) = kind.most {
+                    line(format!("max_machines = {most}"));
+                }
                 if kind.has_root_key() {
                     line(format!("root_public_key = {}", root_key.display()));
                 }
@@ -188,6 +199,7 @@ fn draw_kind(rng: &mut ChaCha8Rng, name: &'static str) -> Kind {
         fizzle: rng.random_range(120..=600),
         wallclock: rng.random_range(2400..=5400),
         heartbeat: rng.random_bool(0.7).then(|| rng.random_range(400..=900)),
+        most: rng.random_bool(0.2).then(|| rng.random_range(1..=4)),
         removed: false,
     }
 }

@@ -34,6 +34,7 @@ struct Mix {
     disks: f64,
     configurations: f64,
     clocks: f64,
+    removals: f64,
 }
 
 impl Mix {
@@ -47,6 +48,7 @@ impl Mix {
             disks: times(),
             configurations: times(),
             clocks: times(),
+            removals: times(),
         }
     }
 }
@@ -117,14 +119,15 @@ impl Storm {
             }
             self.change_disk(world, at, now);
             self.change_configuration(world, at, now);
+            self.remove_directories(world, at);
             self.end_a_life(world, at, now).await?;
         }
         if self.strikes(world, 0.5 * self.mix.clocks) {
             self.set_clock(world, if self.clock_off == 0 { None } else { Some(0) });
         }
         if world.factories[0].is_established() && self.strikes(world, 1.0) {
-            world.tick("second daemon on one directory");
-            world.factories[0].start_another().await?;
+            let what = world.factories[0].start_another().await?;
+            world.tick(what);
         }
         if self.second_factory && now % 3600 < STEP && !world.factories[1].is_alive() {
             self.restarts[1].get_or_insert(now);
@@ -296,6 +299,36 @@ impl Storm {
             .transcript
             .say(format!("*** factory {at}: {what} (space {place})"));
         world.tick(what);
+    }
+
+    /// Somebody removes the directory of a machine that runs, or, now and then, of all.
+    fn remove_directories(&self, world: &mut World, at: usize) {
+        if !world.factories[at].disk.is_well() || !self.strikes(world, 0.7 * self.mix.removals) {
+            return;
+        }
+        let mut running = Vec::new();
+        for site in world.sites.lock().iter() {
+            let servers = site.cloud.servers().filter(|server| server.is_alive());
+            let ours = servers.filter(|server| site.ledgers[at].owns(server));
+            running.extend(ours.map(|server| server.first_name.clone()));
+        }
+        if running.is_empty() {
+            return;
+        }
+        let some = if world.rng.random_bool(0.1) {
+            running.len()
+        } else {
+            1
+        };
+        let first = world.rng.random_range(0..running.len());
+        for machine in running.iter().cycle().skip(first).take(some) {
+            if world.factories[at].lose_directory(machine) {
+                world.tick("directory of a machine removed");
+                world
+                    .transcript
+                    .say(format!("*** factory {at} loses the directory of {machine}"));
+            }
+        }
     }
 
     async fn end_a_life(&mut self, world: &mut World, at: usize, now: u64) -> Result<(), String> {

@@ -7,7 +7,7 @@ use vcycle::model::{MachineFiles, MachinetypeName, SpaceName};
 use vcycle::state::{Published, SHUTDOWN_MESSAGE};
 
 use crate::accounts::{Record, records, sent_as_archived};
-use crate::cloud::{Cloud, Maker, Server};
+use crate::cloud::{Cloud, End, Maker, Server};
 use crate::copies::copies_are_whole;
 use crate::ledger::{Knowledge, Ledger};
 use crate::plan::Space;
@@ -69,12 +69,9 @@ impl World {
                 .map(|server| server.id.clone())
                 .collect();
             for id in others {
-                site.cloud.vanish(&id, now);
+                site.cloud.take_away(&id, now);
             }
-            let off = i64::try_from(now).unwrap() - site.cloud.clock(now);
-            if off != 0 {
-                site.cloud.step_clock(off);
-            }
+            site.cloud.set_clock_right();
         }
     }
 
@@ -132,8 +129,18 @@ impl World {
         for site in self.sites.lock().iter() {
             let ours = &site.ledgers[0];
             for server in site.cloud.servers().filter(|server| ours.owns(server)) {
-                let known = machines.join(&server.first_name).exists()
-                    || machines.join(&server.name).exists();
+                let known = ours.knowledge.get(&server.id).copied();
+                let is_ours_to_keep = server.is_alive()
+                    && !server.is_being_deleted()
+                    && matches!(server.maker, Maker::Request { .. })
+                    && !known.unwrap_or_default().written_off;
+                let is_known = |name: &str| {
+                    let directory = machines.join(name);
+                    // One that was closed knows nothing of what lives.
+                    let is_closed = is_ours_to_keep && directory.join("finished").exists();
+                    directory.exists() && !is_closed
+                };
+                let known = is_known(&server.first_name) || is_known(&server.name);
                 let since = server.created.max(calm_since);
                 if !known && now > since + UNKNOWN {
                     return Err(format!(
@@ -249,6 +256,13 @@ impl World {
             };
             let quota_binds = space.limits.processors.is_some() && quota < limit;
             let usable = f64::from(limit / smallest * smallest);
+            // What the machinetypes may have by themselves.
+            let own = space.kinds.iter().map(|kind| {
+                let most = kind.most.map_or(f64::INFINITY, f64::from);
+                most * f64::from(size(space, kind.flavor))
+            });
+            let usable = usable.min(own.sum());
+            let kinds_bind = space.kinds.iter().any(|kind| kind.most.is_some());
             let sum = self.counts.in_use.get(&at).copied().unwrap_or(0);
             let in_use = sum as f64 / self.counts.looks as f64;
             let empty = (self.ended_of_late(space, site) * TURNOVER) as f64 / SETTLED as f64;
@@ -262,7 +276,7 @@ impl World {
             // room for the smallest only, and the others wait for ever: the rule says so (SPEC 7).
             let sizes = space.kinds.iter().map(|kind| size(space, kind.flavor));
             let mixed = sizes.min() != space.kinds.iter().map(|k| size(space, k.flavor)).max();
-            if quota_binds || mixed {
+            if quota_binds || mixed || kinds_bind {
                 continue;
             }
             let shares: f64 = space.kinds.iter().map(|kind| kind.share).sum();
@@ -396,6 +410,12 @@ impl World {
                     }
                     continue;
                 };
+                if factory.lost.contains(name) {
+                    self.note(
+                        "= records not judged, but that there is one at most: directory removed",
+                    );
+                    continue;
+                }
                 let files = directories.get(name.as_str());
                 self.one_machine(
                     space,
@@ -420,7 +440,56 @@ impl World {
             let (store, disk) = (factory.store(), &factory.disk);
             copies_are_whole(&store, disk, configuration, &directories, self.now())?;
         }
+        for (space, site) in factory.configuration.spaces.iter().zip(sites.iter()) {
+            self.silent_aborts_are_noted(at, space, site, &directories)?;
+        }
         self.messages_are_kept(at, &directories)
+    }
+
+    /// What ended by itself within fizzle_seconds, without a word, has begun a backoff.
+    fn silent_aborts_are_noted(
+        &self,
+        at: usize,
+        space: &Space,
+        site: &Site,
+        directories: &BTreeMap<String, MachineFiles>,
+    ) -> Result<(), String> {
+        if !self.set_clocks.is_empty() || !site.wrong_clock.is_empty() {
+            return Ok(());
+        }
+        let store = self.factories[at].store();
+        for server in site.cloud.history().iter().filter(|server| {
+            let is_by_itself = matches!(server.ended, Some((_, End::ShutOff)));
+            is_by_itself && site.ledgers[at].owns(server) && server.running_since.is_some()
+        }) {
+            let Some(files) = directories.get(&server.first_name) else {
+                continue;
+            };
+            let kind = space
+                .kinds
+                .iter()
+                .find(|kind| files.machinetype.as_str() == kind.name);
+            let (Some(kind), Some(started), Some(stopped)) = (kind, files.started, files.stopped)
+            else {
+                continue;
+            };
+            let outputs = store.layout().published(&files.name, Published::Joboutputs);
+            let is_silent = !outputs.join(SHUTDOWN_MESSAGE).exists();
+            let is_it = files.id.as_ref().is_some_and(|id| id.as_str() == server.id);
+            let has_fizzled = stopped.since(started).get() < kind.fizzle;
+            if !(is_silent && is_it && has_fizzled && files.finished.is_some()) {
+                continue;
+            }
+            self.note("= aborts without a word");
+            let last = store.last_abort_time(&files.space, &files.machinetype);
+            if last.ok().flatten() < Some(stopped) {
+                return Err(format!(
+                    "{} ran from {started} to {stopped} and said nothing, and that abort was not noted",
+                    files.name
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn one_machine(
@@ -585,7 +654,8 @@ impl World {
         let store = self.factories[at].store();
         let accepted = self.guests.iter().flat_map(|guests| &guests.accepted);
         for (machine, &(said, when)) in accepted {
-            let Some(files) = directories.get(machine) else {
+            let is_lost = self.factories[at].lost.contains(machine);
+            let Some(files) = directories.get(machine).filter(|_| !is_lost) else {
                 continue;
             };
             let path = store

@@ -266,7 +266,12 @@ impl Wire {
                 self.sites.transcript.must_not_show(user_data);
                 let told = ledger.room.refuses(&(flavor.clone(), zone.clone()), now);
                 ledger
-                    .creates(name, flavor, site.limits[self.factory], &site.cloud)
+                    .creates(
+                        (name, machinetype),
+                        flavor,
+                        site.limits[self.factory],
+                        &site.cloud,
+                    )
                     .and_then(|()| (self.may_create)(name, space, machinetype, told))
             }
             Kind::Delete { id } => ledger.deletes(id, &site.cloud).and_then(|()| {

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::cloud::{Cloud, Faults};
+use crate::cloud::{Cloud, Faults, Server};
 use crate::earth::{BEGINNING, Earth};
 use crate::factory::Factory;
 use crate::guests::{Guests, Manners, Wish};
@@ -156,7 +156,14 @@ impl World {
                 .map(|factory| &factory.configuration.spaces[at]);
             let limits: Vec<Limits> = spaces.clone().map(|space| space.limits).collect();
             let ledgers = factories.iter().zip(spaces);
-            let ledgers = ledgers.map(|(factory, space)| Ledger::new(&factory.name, space.name));
+            let ledgers = ledgers.map(|(factory, space)| {
+                let mut ledger = Ledger::new(&factory.name, space.name);
+                let kinds = space.kinds.iter();
+                ledger.most = kinds
+                    .filter_map(|kind| Some((kind.name, kind.most?)))
+                    .collect();
+                ledger
+            });
             let setup = draw_setup(&mut rng);
             let generator = ChaCha8Rng::seed_from_u64(rng.random());
             Site {
@@ -319,7 +326,8 @@ impl World {
                 add("= key pairs imported".to_owned(), ledger.keys.imports);
                 add("= key pairs removed".to_owned(), ledger.keys.removals);
             }
-            let ours = site.cloud.history().iter();
+            let owned = |server: &&Server| site.ledgers.iter().any(|ledger| ledger.owns(server));
+            let ours = site.cloud.history().iter().filter(owned);
             let ran = ours.filter(|server| server.running_since.is_some());
             add(
                 "= machines that ran".to_owned(),

@@ -93,7 +93,7 @@ impl Watcher {
     pub(super) fn look(&mut self, now: Timestamp) -> Result<View, StateError> {
         let loaded = self.store.load_machines()?;
         for machine in &loaded.machines {
-            self.note_heartbeat(&machine.name)?;
+            self.note_heartbeat(&machine.name);
         }
         // Machines whose directory has been removed are not remembered.
         let names: BTreeSet<&MachineName> = loaded.machines.iter().map(|m| &m.name).collect();
@@ -114,13 +114,14 @@ impl Watcher {
         })
     }
 
-    fn note_heartbeat(&mut self, name: &MachineName) -> Result<(), StateError> {
-        if let Some(written) = self.store.heartbeat(name, HEARTBEAT)?
+    /// A directory that has gone meanwhile has none.
+    fn note_heartbeat(&mut self, name: &MachineName) {
+        let written = self.store.heartbeat(name, HEARTBEAT).ok().flatten();
+        if let Some(written) = written
             && self.heartbeats.insert(name.clone(), written) != Some(written)
         {
             self.heartbeats_seen += 1;
         }
-        Ok(())
     }
 
     fn row(

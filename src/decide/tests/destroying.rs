@@ -167,6 +167,19 @@ fn rule_4_silence_counts_only_while_machines_could_write() {
 }
 
 #[test]
+fn rule_4_silence_counts_only_since_a_machine_has_had_its_new_directory() {
+    check(
+        "scans listening=-9000
+         a heartbeat_file=beat heartbeat_seconds=1000 fizzle_seconds=600
+         a.1 running created=-9000 started=-8000 heartbeat=missing heard=-600
+         a.2 running created=-9000 started=-8000 heartbeat=missing heard=-601
+         a.3 running created=-9000 started=-8000 heartbeat=missing heard=+60",
+        "delete a.2: 700 Heartbeat file not created
+         delete a.3: 700 Heartbeat file not created",
+    );
+}
+
+#[test]
 fn rule_5_past_the_shutdown_time_of_the_space() {
     check("space shutdown_time=0\n a\n a.1 running started=-900", "");
     check(

@@ -418,6 +418,7 @@ fn on_file(machine: &mut Machine, name: &str, value: &str) {
         "missed" => machine.missed_scans = value.parse().unwrap(),
         "first" => machine.first_running = moment(value),
         "seen" => machine.last_running = moment(value),
+        "heard" => machine.heard_since = moment(value),
         "tries" => machine.delete_tries = value.parse().unwrap(),
         "message" => machine.shutdown_message = Some(ShutdownMessage::parse(value)),
         "heartbeat" => {

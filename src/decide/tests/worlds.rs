@@ -275,6 +275,7 @@ fn machine() -> impl Strategy<Value = Machine> {
             listed,
             first_running: last_running,
             last_running,
+            heard_since: None,
             delete_tries: delete.1,
             heartbeat,
             shutdown_message,

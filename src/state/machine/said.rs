@@ -24,7 +24,12 @@ impl Store {
         let looked = self.layout.disk().read(&path);
         match looked.and_then(|()| fs::symlink_metadata(&path)?.modified()) {
             Ok(time) => Ok(Some(Timestamp::from_system_time(time))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Where a machine has nothing to write to, it is not silent.
+                let joboutputs = self.layout.published(name, Published::Joboutputs);
+                fs::metadata(&joboutputs).context("look at", &joboutputs)?;
+                Ok(None)
+            }
             Err(error) => Err(error).context("look at", &path),
         }
     }

@@ -38,7 +38,7 @@ fn situation() -> Value {
             "accounting_fqan": "/a", "machinefeatures": {"hs06": 10.0},
             "jobfeatures": {"allocated_cpu": 2, "max_rss_bytes": 1, "shutdowntime_job": 9000, "wall_limit_secs": 86400},
             "joboutputs": {"heartbeat": {"modified": 1900}, "shutdown_message": "200 Success"},
-            "memory": {"missed_scans": 1, "last_running": 1900, "delete_tries": 3}})
+            "memory": {"missed_scans": 1, "last_running": 1900, "heard_since": 1800, "delete_tries": 3}})
     };
     json!({
         "space": "cloud.example.org", "now": 2000, "factory": "factory.example.org",

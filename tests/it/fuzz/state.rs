@@ -228,7 +228,7 @@ fn a_damaged_directory_hides_no_other_and_hangs_nobody() {
             let factory = FactoryName::new("factory.example.org").unwrap();
             let facts = CloudFacts::default();
             let mut snapshot = join(&space.name, &factory, facts, listing, &memory);
-            for unread in look_at_files(&store, &space, &mut snapshot) {
+            for unread in look_at_files(&store, &space, &factory, &mut snapshot).unread {
                 prop_assert!(unread.to_string().contains(BROKEN), "{}", unread);
             }
             let plan = decide(&space, &snapshot, Timestamp::from_unix(now), Seed(1));
@@ -274,7 +274,9 @@ fn a_time_of_any_text_is_a_time_or_an_error() {
         Ok(scans.get(&machine).copied())
     };
     type Read<'a> = &'a dyn Fn() -> Result<Option<Timestamp>, StateError>;
-    let readers: [(_, Read<'_>); 2] = [
+    let read_order = || store.ordered_shutdown(&space);
+    let readers: [(_, Read<'_>); 3] = [
+        (layout.ordered_shutdown(&space), &read_order),
         (layout.last_abort_time(&space, &machinetype), &read_abort),
         (
             layout.unwritten_scans(&space).join(&machine),

@@ -171,6 +171,11 @@ kinds! {
         FlavorMissing = "flavor missing",
         PowerStateNull = "power_state null",
         LaunchedNull = "launched_at null",
+        UpdatedMissing = "updated missing",
+        UpdatedNull = "updated null",
+        TaskStateMissing = "task_state missing",
+        /// Nobody can tell which server it is, so the page is of no use.
+        IdMissing = "id missing",
     }
 }
 
@@ -188,7 +193,11 @@ impl Lie {
             | Self::CreatedMissing
             | Self::FlavorMissing
             | Self::PowerStateNull
-            | Self::LaunchedNull => true,
+            | Self::LaunchedNull
+            | Self::UpdatedMissing
+            | Self::UpdatedNull
+            | Self::TaskStateMissing
+            | Self::IdMissing => true,
             Self::Stale
             | Self::Empty
             | Self::Truncated

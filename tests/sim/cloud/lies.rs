@@ -40,7 +40,11 @@ impl Cloud {
             | Lie::CreatedMissing
             | Lie::FlavorMissing
             | Lie::PowerStateNull
-            | Lie::LaunchedNull => self
+            | Lie::LaunchedNull
+            | Lie::UpdatedMissing
+            | Lie::UpdatedNull
+            | Lie::TaskStateMissing
+            | Lie::IdMissing => self
                 .page(self.servers(), now, &ask.url)
                 .and_then(|page| self.distort(lie, page, now, &ask.url)),
         };
@@ -117,6 +121,10 @@ impl Cloud {
             Lie::FlavorMissing => self.spoil_member(&mut page, "flavor", false),
             Lie::PowerStateNull => self.spoil_member(&mut page, "OS-EXT-STS:power_state", true),
             Lie::LaunchedNull => self.spoil_member(&mut page, "OS-SRV-USG:launched_at", true),
+            Lie::UpdatedMissing => self.spoil_member(&mut page, "updated", false),
+            Lie::UpdatedNull => self.spoil_member(&mut page, "updated", true),
+            Lie::TaskStateMissing => self.spoil_member(&mut page, "OS-EXT-STS:task_state", false),
+            Lie::IdMissing => self.spoil_member(&mut page, "id", false),
             Lie::Stale => {}
         }
         Ok(page)

@@ -74,6 +74,12 @@ impl Cloud {
 
     /// A server is no longer there, whatever it was doing.
     pub fn vanish(&mut self, id: &str, now: u64) -> bool {
+        let done = self.take_away(id, now);
+        self.counted(Strike::Vanishes, done)
+    }
+
+    /// Its owner takes it away at once, which is no fault.
+    pub fn take_away(&mut self, id: &str, now: u64) -> bool {
         self.advance(now);
         let Some(server) = self.present_mut(id) else {
             return false;
@@ -85,7 +91,7 @@ impl Cloud {
         }
         self.changed = true;
         self.note(now);
-        self.counted(Strike::Vanishes, true)
+        true
     }
 
     pub fn rename(&mut self, id: &str, name: &str, now: u64) -> bool {

@@ -45,6 +45,16 @@ impl Cloud {
         self.count(World::ClockStep);
     }
 
+    /// Whether it was ever wrong.
+    pub fn clock_has_been_wrong(&self) -> bool {
+        self.done.contains_key(World::ClockStep.name())
+    }
+
+    /// Somebody sets it right.
+    pub const fn set_clock_right(&mut self) {
+        self.clock_offset = 0;
+    }
+
     /// A server of others, without our metadata. Its owner deletes it some time.
     pub fn add_foreign(&mut self, now: u64) -> Option<String> {
         let name = format!("db-{:06x}", self.rng.random_range(0..0x0100_0000_u32));

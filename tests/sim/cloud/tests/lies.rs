@@ -146,6 +146,9 @@ fn a_member_is_null_or_missing_on_one_server() {
         (Lie::FlavorMissing, "flavor", false),
         (Lie::PowerStateNull, "OS-EXT-STS:power_state", true),
         (Lie::LaunchedNull, "OS-SRV-USG:launched_at", true),
+        (Lie::UpdatedMissing, "updated", false),
+        (Lie::UpdatedNull, "updated", true),
+        (Lie::IdMissing, "id", false),
     ] {
         let mut client = lying(lie);
         client.later(10);
