@@ -108,6 +108,12 @@ impl Endings {
             .sum()
     }
 
+    /// fizzle_seconds of a machinetype, which never change.
+    pub fn fizzle(&self, space: &str, machinetype: &str) -> Option<u64> {
+        let terms = self.terms.get(&(space.to_owned(), machinetype.to_owned()));
+        terms.map(|terms| terms.fizzle)
+    }
+
     fn terms_of(&self, server: &Server) -> Option<&Terms> {
         let mark = |key: &str| server.metadata.get(key).cloned();
         self.terms.get(&(mark("space")?, mark("machinetype")?))

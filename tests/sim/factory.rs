@@ -22,10 +22,14 @@ use crate::endings::Endings;
 use crate::keys::public_key;
 use crate::plan::{Configuration, Kind, USER_DATA};
 use crate::power::Power;
-use crate::wire::{MayCreate, MayDelete, Sites, Wire};
+use crate::wire::{MayCreate, MayDelete, Sites, Wanted, Wire};
 
 /// From one cycle to the next.
 pub const INTERVAL: u64 = 60;
+/// Times of the daemon are whole seconds of its own clock.
+const ROUNDING: u64 = 2;
+/// A pass creates so long after it has looked, at most.
+const LOOKED_BEFORE: u64 = 90;
 /// So long after a change of the configuration a pass can still be going on with the old one.
 pub const OLD_PASSES: u64 = 1500;
 
@@ -67,7 +71,10 @@ impl Rules {
         }
     }
 
-    fn may_create(&self, space: &str, machinetype: &str, now: u64) -> Result<(), String> {
+    fn may_create(&self, wanted: Wanted<'_>, now: u64) -> Result<(), String> {
+        let Wanted {
+            space, machinetype, ..
+        } = wanted;
         let path = self.state.join(format!(
             "spaces/{space}/machinetypes/{machinetype}/last_abort_time"
         ));
@@ -86,6 +93,18 @@ impl Rules {
         if clock < last + backoff && now > self.uncertain_until {
             return Err(format!(
                 "a {machinetype} is created in {space} at {clock}, in the backoff of {backoff} s after {last}"
+            ));
+        }
+        // From then on one is tried at a time, until fizzle_seconds have passed.
+        let fizzle = self.endings.fizzle(space, machinetype).unwrap_or_default();
+        let young = wanted.youngest.map(|since| now.saturating_sub(since));
+        if let Some(young) = young
+            && clock + ROUNDING < last + backoff + fizzle
+            && young + LOOKED_BEFORE < fizzle
+            && now > self.uncertain_until
+        {
+            return Err(format!(
+                "a {machinetype} is created in {space} at {clock}, beside one that has run for {young} s, and the last abort was at {last}"
             ));
         }
         Ok(())
@@ -278,14 +297,13 @@ impl Factory {
         let power = Arc::new(Power::default());
         let rules = Arc::clone(&self.rules);
         let earth = Arc::clone(&self.earth);
-        let may_create: Arc<MayCreate> =
-            Arc::new(move |name: &str, space: &str, machinetype: &str, no_room| {
-                let mut rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
-                rules.endings.asked_for(name, earth.now());
-                rules.knows(name)?;
-                rules.has_room(name, no_room, earth.now())?;
-                rules.may_create(space, machinetype, earth.now())
-            });
+        let may_create: Arc<MayCreate> = Arc::new(move |wanted: Wanted<'_>| {
+            let mut rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
+            rules.endings.asked_for(wanted.name, earth.now());
+            rules.knows(wanted.name)?;
+            rules.has_room(wanted.name, wanted.no_room, earth.now())?;
+            rules.may_create(wanted, earth.now())
+        });
         let rules = Arc::clone(&self.rules);
         let earth = Arc::clone(&self.earth);
         let may_delete: Arc<MayDelete> = Arc::new(move |server, cloud| {

@@ -246,8 +246,6 @@ impl World {
     fn spaces_are_full(&self) -> Result<(), String> {
         for (at, site) in self.sites.lock().iter().enumerate() {
             let space = &self.factories[0].configuration.spaces[at];
-            let sizes = space.kinds.iter().map(|kind| size(space, kind.flavor));
-            let smallest = sizes.min().unwrap_or(1);
             let quota = site.cloud.quota().unwrap_or(u32::MAX);
             let limit = match (space.limits.machines, space.limits.processors) {
                 (Some(machines), _) => machines.min(quota),
@@ -255,13 +253,7 @@ impl World {
                 (None, None) => quota,
             };
             let quota_binds = space.limits.processors.is_some() && quota < limit;
-            let usable = f64::from(limit / smallest * smallest);
-            // What the machinetypes may have by themselves.
-            let own = space.kinds.iter().map(|kind| {
-                let most = kind.most.map_or(f64::INFINITY, f64::from);
-                most * f64::from(size(space, kind.flavor))
-            });
-            let usable = usable.min(own.sum());
+            let usable = f64::from(usable(space, limit));
             let kinds_bind = space.kinds.iter().any(|kind| kind.most.is_some());
             let sum = self.counts.in_use.get(&at).copied().unwrap_or(0);
             let in_use = sum as f64 / self.counts.looks as f64;
@@ -691,6 +683,19 @@ fn unit(space: &Space, cloud: &Cloud, server: &Server) -> u32 {
     } else {
         cloud.processors_of(&server.flavor)
     }
+}
+
+/// How much of a limit is in use at least when no machinetype may have one more: small machines fill what
+/// large ones leave, as far as they may.
+fn usable(space: &Space, limit: u32) -> u32 {
+    let at_most = |wanted: u32| {
+        let kinds = space.kinds.iter();
+        let of_this_size = kinds.filter(|kind| size(space, kind.flavor) == wanted);
+        let most = of_this_size.map(|kind| kind.most.unwrap_or(limit));
+        most.sum::<u32>()
+    };
+    let small = at_most(1).min(limit);
+    small + 4 * at_most(4).min((limit - small) / 4)
 }
 
 fn size(space: &Space, flavor: &str) -> u32 {

@@ -31,10 +31,20 @@ pub struct Site {
     pub limits: Vec<Limits>,
 }
 
-/// Checks that a creation is allowed now by what is on the factory's disk: machine, space,
-/// machinetype; and that the place of it was not found without room of late, if it was at some
-/// time.
-pub type MayCreate = dyn Fn(&str, &str, &str, Option<u64>) -> Result<(), String> + Send + Sync;
+/// A machine that is about to be asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    pub name: &'a str,
+    pub space: &'a str,
+    pub machinetype: &'a str,
+    /// When its place was found without room, if it was of late.
+    pub no_room: Option<u64>,
+    /// Since when the youngest of its machinetype runs.
+    pub youngest: Option<u64>,
+}
+
+/// Checks that a creation is allowed now by what is on the factory's disk.
+pub type MayCreate = dyn Fn(Wanted<'_>) -> Result<(), String> + Send + Sync;
 
 /// Checks that there is a reason to delete this server.
 pub type MayDelete = dyn Fn(&Server, &Cloud) -> Result<(), String> + Send + Sync;
@@ -264,7 +274,13 @@ impl Wire {
                 user_data,
             } => {
                 self.sites.transcript.must_not_show(user_data);
-                let told = ledger.room.refuses(&(flavor.clone(), zone.clone()), now);
+                let wanted = Wanted {
+                    name,
+                    space,
+                    machinetype,
+                    no_room: ledger.room.refuses(&(flavor.clone(), zone.clone()), now),
+                    youngest: ledger.youngest(machinetype, &site.cloud, now),
+                };
                 ledger
                     .creates(
                         (name, machinetype),
@@ -272,7 +288,7 @@ impl Wire {
                         site.limits[self.factory],
                         &site.cloud,
                     )
-                    .and_then(|()| (self.may_create)(name, space, machinetype, told))
+                    .and_then(|()| (self.may_create)(wanted))
             }
             Kind::Delete { id } => ledger.deletes(id, &site.cloud).and_then(|()| {
                 let server = site.cloud.server(id);

@@ -231,6 +231,8 @@ fn compare(usual: u32, texts: &impl Strategy<Value = Text>) {
     let mut pythons = Python::all();
     if pythons.is_empty() {
         eprintln!("skipped: there is no Python to compare with");
+    } else if !pythons.iter().any(Python::is_2) {
+        eprintln!("skipped: there is no Python 2 to compare with, which read these files first");
     }
     // Every day the oldest and the newest do, at night all of them.
     if std::env::var_os("VCYCLE_FUZZ_CASES").is_none() {
