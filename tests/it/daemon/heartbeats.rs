@@ -205,3 +205,43 @@ fn without_a_living_proxy_machine_what_is_configured_is_left() {
     }
     daemon.end();
 }
+
+#[test]
+fn a_machine_whose_directory_is_removed_gets_a_new_one_and_time_to_write_there() {
+    let factory = Factory::new();
+    let machinetype = factory.machinetype(SPACE, "atlas", "heartbeat_file = alive");
+    let machinetype = machinetype.replace("fizzle_seconds = 3", "fizzle_seconds = 8");
+    factory.conf(
+        "space",
+        &(factory.space(SPACE, "max_machines = 1") + &machinetype),
+    );
+    let daemon = factory.start();
+    let machine = until("a machine", || factory.machines().pop());
+    let id = machine.wait_for("uuid");
+    let started: u64 = machine.wait_for("started").parse().unwrap();
+    beat(&factory, &machine);
+    let lived_for_fizzle_seconds = |since: u64| {
+        until("fizzle_seconds have passed", || {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            (now.as_secs() > since + 9).then_some(())
+        });
+        factory.wait_for_scans(SPACE, 2);
+    };
+    lived_for_fizzle_seconds(started);
+    fs::remove_dir_all(&machine.0).unwrap();
+    assert_eq!(machine.wait_for("uuid"), id);
+    // It has not heard of that yet, and writes when it is its time.
+    factory.wait_for_scans(SPACE, 3);
+    assert_eq!(machine.read("deleted"), None);
+    beat(&factory, &machine);
+    let found = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    lived_for_fizzle_seconds(found.as_secs());
+    assert_eq!(machine.read("deleted"), None);
+    let servers = factory.servers(SPACE);
+    assert_eq!(
+        (servers.len(), servers[0]["id"].as_str()),
+        (1, Some(id.as_str()))
+    );
+    assert_eq!(factory.log_lines("was removed while it runs").len(), 1);
+    daemon.end();
+}
