@@ -274,6 +274,7 @@ impl Wire {
                 user_data,
             } => {
                 self.sites.transcript.must_not_show(user_data);
+                ledger.settle(&site.cloud);
                 let wanted = Wanted {
                     name,
                     space,
