@@ -204,10 +204,12 @@ impl Memory {
     }
 
     /// A creation or boot of this machinetype failed. However many fail in one pass, they count
-    /// once: they share one cause, and the pause is to grow with time, not with their number.
+    /// once: they share one cause, and the pause is to grow with time, not with their number. Of one that
+    /// is not configured nothing is noted: its history is still to be recalled, should it come back.
     pub fn note_failure(&mut self, machinetype: &MachinetypeName, now: Timestamp) {
-        let history = self.history.entry(machinetype.clone()).or_default();
-        history.note_failure(now);
+        if let Some(history) = self.history.get_mut(machinetype) {
+            history.note_failure(now);
+        }
     }
 
     /// A machine of this machinetype started: the cloud is well, apart from what fails in the
@@ -234,6 +236,9 @@ mod tests {
         let machinetype = MachinetypeName::new("a").unwrap();
         let at = Timestamp::from_unix;
         let mut memory = Memory::default();
+        memory
+            .history
+            .insert(machinetype.clone(), History::default());
         for _ in 0..10 {
             memory.note_failure(&machinetype, at(1000));
         }
@@ -315,6 +320,25 @@ mod tests {
         memory.note_scan(&snapshot, at(1000));
         memory.note_scan(&snapshot, at(1060));
         assert_eq!(memory.volatile[&names[0]].last_running, Some(at(2060)));
+    }
+
+    #[test]
+    fn a_machinetype_that_fails_while_it_is_not_configured_keeps_its_backoff() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let at = Timestamp::from_unix;
+        let mut config = testing::space("");
+        let machinetype = testing::machinetype("a", "");
+        let name = machinetype.name.clone();
+        store
+            .set_last_abort_time(&config.name, &name, at(2000))
+            .unwrap();
+        let mut memory = Memory::default();
+        memory.recall(&store, &config).unwrap();
+        memory.note_failure(&name, at(3000));
+        config.machinetypes = BTreeMap::from([(name.clone(), machinetype)]);
+        memory.recall(&store, &config).unwrap();
+        assert_eq!(memory.history[&name].last_abort, Some(at(2000)));
     }
 
     #[test]

@@ -134,6 +134,7 @@ impl Recorder<'_> {
 mod tests {
     use super::*;
     use crate::cloud::CloudError;
+    use crate::model::History;
     use crate::record::testing::{NAMES, World};
     use crate::state::StateError;
 
@@ -142,6 +143,8 @@ mod tests {
         let mut world = World::new();
         let machine = MachineName::new(NAMES[0]).unwrap();
         let machinetype = machine.machinetype().unwrap();
+        let history = History::default();
+        world.memory.history.insert(machinetype.clone(), history);
         let unwritable = || StateError::Io {
             action: "create",
             path: "machines".into(),
@@ -161,8 +164,7 @@ mod tests {
             };
             let now = Timestamp::from_unix(5000);
             world.recorder().creates(vec![outcome], now);
-            let history = world.memory.history.get(&machinetype).copied();
-            assert_eq!(history.unwrap_or_default().failures, failures);
+            assert_eq!(world.memory.history[&machinetype].failures, failures);
         }
     }
 }

@@ -108,6 +108,10 @@ impl Endings {
             .sum()
     }
 
+    pub fn clock_has_been_set(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
     /// fizzle_seconds of a machinetype, which never change.
     pub fn fizzle(&self, space: &str, machinetype: &str) -> Option<u64> {
         let terms = self.terms.get(&(space.to_owned(), machinetype.to_owned()));

@@ -95,13 +95,14 @@ impl Rules {
                 "a {machinetype} is created in {space} at {clock}, in the backoff of {backoff} s after {last}"
             ));
         }
-        // From then on one is tried at a time, until fizzle_seconds have passed.
+        // From then on one is tried at a time, until fizzle_seconds have passed. A machine that is made while
+        // the host's clock is ahead of the cloud's has begun to run when it was made.
         let fizzle = self.endings.fizzle(space, machinetype).unwrap_or_default();
         let young = wanted.youngest.map(|since| now.saturating_sub(since));
         if let Some(young) = young
             && clock + ROUNDING < last + backoff + fizzle
             && young + LOOKED_BEFORE < fizzle
-            && now > self.uncertain_until
+            && !self.endings.clock_has_been_set()
         {
             return Err(format!(
                 "a {machinetype} is created in {space} at {clock}, beside one that has run for {young} s, and the last abort was at {last}"
@@ -451,13 +452,16 @@ impl Factory {
 
     /// Somebody removes the directory of a machine that runs, and that is all the daemon has: an end is
     /// not being written down. Returns whether there was one.
-    pub fn lose_directory(&mut self, machine: &str) -> bool {
+    pub fn lose_directory(&mut self, machine: &str, sites: &Sites) -> bool {
         let place = self.state.join("machines").join(machine);
         let has = |file: &str| place.join(file).exists();
         let is_open = has("uuid") && !["stopped", "finished", "deleted"].into_iter().any(has);
         if is_open {
             self.disk.remove(&place);
             self.lost.insert(machine.to_owned());
+            for site in sites.lock().iter_mut() {
+                site.ledgers[self.number].lost.insert(machine.to_owned());
+            }
             let now = self.earth.now();
             self.rules().endings.lost_its_directory(machine, now);
         }

@@ -3,7 +3,7 @@
 //! The rules know what is true (the model's servers) and what the factory could know (the answers
 //! that it got), and ask of it only what follows from the second.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde_json::Value;
@@ -133,6 +133,8 @@ pub struct Ledger {
     suspects: u32,
     /// Names asked for, and whether that may have made a server.
     asked_for: BTreeMap<String, bool>,
+    /// Machines that have lost their directories: a listing without marks does not tell whose they are.
+    pub lost: BTreeSet<String>,
     /// max_machines of machinetypes that have one.
     pub most: BTreeMap<&'static str, u32>,
     /// Names that the pass that is going on has asked for, and their processors.
@@ -159,6 +161,7 @@ impl Ledger {
             passes: 0,
             suspects: 0,
             asked_for: BTreeMap::new(),
+            lost: BTreeSet::new(),
             most: BTreeMap::new(),
             asked_in_this_pass: BTreeMap::new(),
             room: Room::default(),
@@ -494,7 +497,8 @@ impl Ledger {
         }
         let is_of_it = |server: &&&Server| {
             let kind = server.metadata.get("machinetype").map(String::as_str);
-            self.owns(server) && kind == Some(machinetype)
+            let is_known = !self.lost.contains(&server.first_name);
+            self.owns(server) && kind == Some(machinetype) && is_known
         };
         let of_it = counted.iter().filter(is_of_it).count();
         if let Some(most) = self.most.get(machinetype)

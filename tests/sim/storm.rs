@@ -1,5 +1,7 @@
 //! Everything that goes wrong, drawn from the seed.
 
+use std::sync::Arc;
+
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -322,7 +324,8 @@ impl Storm {
         };
         let first = world.rng.random_range(0..running.len());
         for machine in running.iter().cycle().skip(first).take(some) {
-            if world.factories[at].lose_directory(machine) {
+            let sites = Arc::clone(&world.sites);
+            if world.factories[at].lose_directory(machine, &sites) {
                 world.tick("directory of a machine removed");
                 world
                     .transcript
