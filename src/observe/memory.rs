@@ -68,9 +68,13 @@ impl Volatile {
     }
 
     /// What has not ended, and was not missing, was running when the daemon before looked last:
-    /// it would have written down anything else (a scan counts as made when that is on disk).
+    /// it would have written down anything else (a scan counts as made when that is on disk). When it
+    /// was last seen goes before its start on file if that was to be set back with the clock, and is not.
     fn note_scan_before_the_start(&mut self, files: &MachineFiles, scan: Option<Timestamp>) {
-        if files.updated.is_none() {
+        let seen = files
+            .updated
+            .filter(|seen| files.started.is_none_or(|at| at <= *seen));
+        if seen.is_none() {
             self.last_running = self.last_running.or(scan);
         }
     }

@@ -83,6 +83,12 @@ impl Recorder<'_> {
         }
         let known = self.memory.machines.get(machine);
         let before = known.and_then(|files| files.started);
+        if before.is_some_and(|before| before > now) {
+            // The last scan on disk goes by the clock as it was before. Until the next one is there, a
+            // daemon that starts could not tell by which of the two this start goes.
+            self.store.set_time(machine, TimeFile::Updated, now)?;
+            self.files(machine, |files| files.updated = Some(now));
+        }
         self.store.set_time(machine, TimeFile::Started, at)?;
         self.files(machine, |files| {
             files.started = Some(at);
@@ -137,7 +143,10 @@ impl Recorder<'_> {
     pub(super) fn returned(&mut self, machine: &MachineName) -> Result<(), StateError> {
         self.store.remove_time(machine, TimeFile::Updated)?;
         self.files(machine, |files| files.updated = None);
-        info!(%machine, "listed by the cloud again");
+        let known = self.memory.volatile.get(machine);
+        if known.is_some_and(|known| known.missed_scans > 0) {
+            info!(%machine, "listed by the cloud again");
+        }
         Ok(())
     }
 
@@ -157,9 +166,13 @@ impl Recorder<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use crate::decide::{Bookkeeping, testing};
     use crate::model::{MachineName, MachineState, Timestamp};
+    use crate::observe::Memory;
     use crate::record::testing::{NAMES, World};
+    use crate::state::TimeFile;
 
     #[test]
     fn a_start_that_is_set_back_takes_what_was_seen_since_with_it() {
@@ -180,6 +193,60 @@ mod tests {
         assert_eq!(start(3300, 4000), 4000);
         // One that is missing comes back first.
         assert_eq!(start(7300, 4000), 8000);
+    }
+
+    #[test]
+    fn a_daemon_that_ends_while_it_sets_starts_back_leaves_no_longer_run() {
+        let mut world = World::new();
+        let name = MachineName::new(NAMES[0]).unwrap();
+        let at = Timestamp::from_unix;
+        world
+            .store
+            .set_time(&name, TimeFile::Started, at(8000))
+            .unwrap();
+        world
+            .recorder()
+            .scanned(&BTreeSet::new(), at(9000))
+            .unwrap();
+        // For how long a daemon that starts now knows it to have run.
+        let ran = |world: &World| {
+            let files = world.store.load_machine(&name).unwrap().unwrap();
+            let (began, seen) = (files.began().unwrap(), files.updated);
+            let mut memory = Memory::of([files]);
+            memory.recall(&world.store, &world.config).unwrap();
+            let seen = memory.volatile[&name].last_running.or(seen);
+            seen.unwrap().since(began).get()
+        };
+        assert_eq!(ran(&world), 1000);
+        // Before the start itself: the time of the scan is still by its clock.
+        world
+            .store
+            .set_time(&name, TimeFile::Updated, at(5400))
+            .unwrap();
+        assert_eq!(ran(&world), 1000);
+        world.store.remove_time(&name, TimeFile::Updated).unwrap();
+        world.memory.machines = Memory::of(world.store.load_machine(&name).unwrap()).machines;
+        let start = Bookkeeping::Start {
+            machine: name.clone(),
+            at: at(4400),
+            zone: None,
+        };
+        assert!(world.recorder().bookkeeping(&[start], at(5400)).is_empty());
+        assert_eq!(ran(&world), 1000);
+        // The next scan that shows it ends that.
+        world
+            .recorder()
+            .scanned(&BTreeSet::new(), at(5400))
+            .unwrap();
+        let back = Bookkeeping::Return {
+            machine: name.clone(),
+        };
+        assert!(world.recorder().bookkeeping(&[back], at(5460)).is_empty());
+        world
+            .recorder()
+            .scanned(&BTreeSet::new(), at(5460))
+            .unwrap();
+        assert_eq!(ran(&world), 1060);
     }
 
     #[test]

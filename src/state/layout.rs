@@ -23,7 +23,8 @@ pub enum TimeFile {
     Created,
     /// It began to run.
     Started,
-    /// The last time that it was known to run, when that has become uncertain.
+    /// The last time that it was known to run, when that has become uncertain, or its start was set back
+    /// with the clock and no scan has been made since.
     Updated,
     /// It ended.
     Stopped,

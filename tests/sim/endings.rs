@@ -187,13 +187,15 @@ impl Endings {
         // In a new directory it has to write as a new machine has to; where that was made while its
         // machinetype was not configured, it cannot.
         let fizzle = terms.fizzle;
+        let is_off = self.clock_has_been_set() || cloud.clock_has_been_wrong();
+        let began = if is_off { written } else { made };
         let silent_since = lost.map(|lost| {
             let beats = self.beats.get(&server.first_name);
             let last = beats.and_then(|beats| beats.last());
             last.map_or(lost, |last| lost.max(*last))
         });
         let is_silent = silent_since.is_some_and(|since| self.most_since(since, now) > fizzle)
-            || self.was_silent(&server.first_name, (limit, fizzle), made, now);
+            || self.was_silent(&server.first_name, (limit, fizzle), began, now);
         is_silent.then_some("= deletes for heartbeats")
     }
 
