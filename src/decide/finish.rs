@@ -127,6 +127,7 @@ fn reopened(machine: &Machine) -> Machine {
         updated: None,
         stopped: None,
         finished: None,
+        logged: None,
         ..machine.files.clone()
     };
     Machine {

@@ -151,13 +151,19 @@ impl Recorder<'_> {
     }
 
     /// It never appeared, as it seemed, and is there now. `finished` goes last: a crash before that leaves a
-    /// machine that is reopened once more.
+    /// machine that is reopened once more. What it has written by now is not all that there will be to copy.
     pub(super) fn reopen(&mut self, machine: &MachineName) -> Result<(), StateError> {
-        for file in [TimeFile::Updated, TimeFile::Stopped, TimeFile::Finished] {
+        use TimeFile::{Finished, Logged, Stopped, Updated};
+        if let Some(files) = self.memory.machines.get(machine) {
+            let kind = (&files.space, &files.machinetype);
+            self.store.take_back_joboutputs(kind, machine)?;
+        }
+        for file in [Updated, Logged, Stopped, Finished] {
             self.store.remove_time(machine, file)?;
         }
         self.files(machine, |files| {
-            (files.updated, files.stopped, files.finished) = (None, None, None);
+            (files.updated, files.logged) = (None, None);
+            (files.stopped, files.finished) = (None, None);
         });
         info!(%machine, "it has appeared on the cloud after all, and is looked after again");
         Ok(())
@@ -172,7 +178,7 @@ mod tests {
     use crate::model::{MachineName, MachineState, Timestamp};
     use crate::observe::Memory;
     use crate::record::testing::{NAMES, World};
-    use crate::state::TimeFile;
+    use crate::state::{Kept, TimeFile};
 
     #[test]
     fn a_start_that_is_set_back_takes_what_was_seen_since_with_it() {
@@ -247,6 +253,47 @@ mod tests {
             .scanned(&BTreeSet::new(), at(5460))
             .unwrap();
         assert_eq!(ran(&world), 1060);
+    }
+
+    #[test]
+    fn a_machine_that_is_reopened_is_copied_at_its_end_once_more() {
+        let mut world = World::new();
+        let name = MachineName::new(NAMES[0]).unwrap();
+        let now = Timestamp::from_unix(5000);
+        let machinetype = name.machinetype().unwrap();
+        let space = world.config.name.clone();
+        let kind = (&space, &machinetype);
+        let copy = |world: &World| {
+            let copied = world.store.keep_joboutputs(kind, &name, now, &|| false);
+            world.store.set_time(&name, TimeFile::Logged, now).unwrap();
+            copied.unwrap()
+        };
+        world
+            .store
+            .leave_shutdown_message(&name, "200 Success")
+            .unwrap();
+        assert_eq!(copy(&world), Kept::Whole(1));
+        world
+            .store
+            .set_time(&name, TimeFile::Finished, now)
+            .unwrap();
+        world.memory.machines = Memory::of(world.store.load_machine(&name).unwrap()).machines;
+        let reopen = Bookkeeping::Reopen {
+            machine: name.clone(),
+        };
+        assert!(world.recorder().bookkeeping(&[reopen], now).is_empty());
+        let filed = world.store.load_machine(&name).unwrap().unwrap();
+        assert_eq!((filed.logged, filed.finished), (None, None));
+        assert_eq!(world.memory.machines[&name], filed);
+        world
+            .store
+            .take_shutdown_message(&name, "300 No work")
+            .unwrap();
+        assert_eq!(copy(&world), Kept::Whole(1));
+        let copies = world.store.layout().joboutputs_of(&space, &machinetype);
+        let said = std::fs::read_to_string(copies.join(name.as_str()).join("shutdown_message"));
+        assert_eq!(said.unwrap(), "300 No work");
+        assert_eq!(std::fs::read_dir(&copies).unwrap().count(), 1);
     }
 
     #[test]

@@ -87,6 +87,35 @@ impl Store {
         Ok(Kept::Whole(files.len()))
     }
 
+    /// Takes the copy away that was made of a machine which was thought to be over: at its end there is to be
+    /// a new one. No power loss brings it back.
+    ///
+    /// # Errors
+    /// When the file system refuses; then the copy is there.
+    pub fn take_back_joboutputs(
+        &self,
+        (space, machinetype): (&SpaceName, &MachinetypeName),
+        name: &MachineName,
+    ) -> Result<(), StateError> {
+        let above = self.layout.joboutputs_of(space, machinetype);
+        let place = above.join(name);
+        if !place.is_dir() {
+            return Ok(());
+        }
+        let disk = self.layout.disk();
+        let gone = above.join(unfinished_name(name));
+        let taken = (|| {
+            if gone.symlink_metadata().is_ok() {
+                disk.remove_tree(&gone)?;
+            }
+            disk.rename(&place, &gone)?;
+            disk.sync_dir(&above)
+        })();
+        taken.context("take back", &place)?;
+        disk.discard(&gone);
+        Ok(())
+    }
+
     /// Whoever could not get at the originals must not get at the copy: it is open to those to
     /// whom each directory above the originals is.
     fn mode_of_copy(&self, name: &MachineName) -> io::Result<u32> {

@@ -408,7 +408,8 @@ fn write_down(snapshot: &mut SpaceSnapshot, action: &Bookkeeping) {
         } => find(snapshot, machine.as_str()).files.updated = Some(*last_running),
         Bookkeeping::Reopen { machine } => {
             let files = &mut find(snapshot, machine.as_str()).files;
-            (files.updated, files.stopped, files.finished) = (None, None, None);
+            (files.updated, files.logged) = (None, None);
+            (files.stopped, files.finished) = (None, None);
         }
         Bookkeeping::Return { machine } => {
             find(snapshot, machine.as_str()).files.updated = None;
