@@ -164,30 +164,32 @@ pub fn look_at_files(
     let mut looked = Looked::default();
     for machine in &mut snapshot.machines {
         let name = &machine.files.name;
-        let running = machine
-            .vm()
-            .is_some_and(|vm| matches!(vm.state, MachineState::Running | MachineState::Starting));
-        if running {
-            let file = heartbeat_file(config, &machine.files);
-            let heartbeat = file.map(|file| store.heartbeat(name, file));
-            let is_there = matches!(heartbeat, Some(Ok(_)));
-            match heartbeat {
-                _ if !is_there && store.has_lost(name) => looked.lost.push(name.clone()),
-                Some(Ok(Some(time))) => machine.heartbeat = Heartbeat::At(time),
-                Some(Ok(None)) => machine.heartbeat = Heartbeat::Missing,
-                Some(Err(problem)) => looked.unread.push(Unread {
-                    machine: name.clone(),
-                    problem,
-                }),
-                None => {}
-            }
-        } else if machine.is_unsettled() {
+        let state = machine.vm().map(|vm| vm.state);
+        let beats = matches!(state, Some(MachineState::Running | MachineState::Starting));
+        let file = heartbeat_file(config, &machine.files).filter(|_| beats);
+        let heartbeat = file.map(|file| store.heartbeat(name, file));
+        let is_there = matches!(heartbeat, Some(Ok(_)));
+        let may_live = beats || state == Some(MachineState::Unknown);
+        if may_live && !is_there && store.has_lost(name) {
+            looked.lost.push(name.clone());
+            continue;
+        }
+        let mut unread = |problem| {
+            looked.unread.push(Unread {
+                machine: name.clone(),
+                problem,
+            });
+        };
+        match heartbeat {
+            Some(Ok(Some(time))) => machine.heartbeat = Heartbeat::At(time),
+            Some(Ok(None)) => machine.heartbeat = Heartbeat::Missing,
+            Some(Err(problem)) => unread(problem),
+            None => {}
+        }
+        if !beats && machine.is_unsettled() {
             match store.shutdown_message(name) {
                 Ok(message) => machine.shutdown_message = message,
-                Err(problem) => looked.unread.push(Unread {
-                    machine: name.clone(),
-                    problem,
-                }),
+                Err(problem) => unread(problem),
             }
         }
     }
@@ -304,6 +306,8 @@ mod tests {
             snapshot.machines.push(machine);
         }
         snapshot.machines[1].listed[0].marks = None;
+        // As one that is being resized.
+        snapshot.machines[0].listed[0].state = MachineState::Unknown;
         let outputs = store.layout().machine(&snapshot.machines[2].files.name);
         let disk = store.layout().disk();
         disk.create_dir_all(&outputs.join("joboutputs")).unwrap();
