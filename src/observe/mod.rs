@@ -12,7 +12,7 @@ mod memory;
 mod recognise;
 mod situation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use memory::{Memory, Volatile};
 pub use recognise::{nameless, recognise};
@@ -193,9 +193,7 @@ pub fn look_at_files(
             }
         }
     }
-    for name in &looked.lost {
-        snapshot.let_go(name, &config.name, factory);
-    }
+    snapshot.let_go(&looked.lost, &config.name, factory);
     looked
 }
 
@@ -210,11 +208,15 @@ fn heartbeat_file<'a>(config: &'a SpaceConfig, files: &MachineFiles) -> Option<&
 }
 
 impl SpaceSnapshot {
-    /// A machine has no directory any more: what is listed of it is ours by its marks only.
-    fn let_go(&mut self, name: &MachineName, space: &SpaceName, factory: &FactoryName) {
+    /// Machines have no directories any more: what is listed of them is ours by its marks only.
+    fn let_go(&mut self, lost: &[MachineName], space: &SpaceName, factory: &FactoryName) {
+        if lost.is_empty() {
+            return;
+        }
+        let lost: BTreeSet<_> = lost.iter().collect();
         let gone = self
             .machines
-            .extract_if(.., |known| known.files.name == *name);
+            .extract_if(.., |known| lost.contains(&known.files.name));
         for vm in gone.flat_map(|machine| machine.listed).collect::<Vec<_>>() {
             let is_ours = vm.marks.as_ref().is_some_and(|marks| {
                 marks.space == space.as_str() && marks.manager == factory.as_str()
