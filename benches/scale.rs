@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench scale` prints the table of steady cycles (`steady`), a hundred dead clouds
 //! beside a living one (`dead`), the time to fill a space (`fill`) and the start on 100,000 machine
-//! directories (`start`), and fills an embedded cloud (`embedded`). With names of parts as arguments it does only those. It ends with an
-//! error when a figure is beyond its bound.
+//! directories (`start`), and fills an embedded cloud (`embedded`). With names of parts as arguments it
+//! does only those. It ends with an error when a figure is beyond its bound.
 
 #![allow(
     clippy::unwrap_used,
@@ -73,13 +73,26 @@ fn steady() {
     let small = measure(1, 1000);
     let large = measure(1, 10_000);
     let many = measure(10, 1000);
-    measure(100, 100);
+    let scattered = measure(100, 100);
     let hundred = measure(100, 1000);
     let one = measure(1, 100_000);
     for cost in [&large, &many, &hundred, &one] {
         let ratio = cost.per_machine_us() / small.per_machine_us();
         assert!(ratio < 1.5, "processor time of a machine: {ratio:.2} times");
     }
+    // A space has its own requests and its own client, whatever machines it has.
+    let spaces = 99.0;
+    let beyond_us = scattered.cpu.saturating_sub(large.cpu).as_secs_f64() * 1e6 / spaces;
+    let as_many = beyond_us / large.per_machine_us();
+    let memory = scattered.resident_kib.saturating_sub(large.resident_kib) as f64 / spaces;
+    println!(
+        "a space more, beside its machines: {beyond_us:.0} us, as {as_many:.0} machines; {memory:.0} KiB"
+    );
+    assert!(
+        as_many < 100.0,
+        "processor time of a space: {as_many:.0} machines"
+    );
+    assert!(memory < 1024.0, "memory of a space: {memory:.0} KiB");
     let (few, lots) = (large.added_kib(&small), one.added_kib(&large));
     println!("memory for each machine more: {few:.1} KiB to 10,000, {lots:.1} KiB to 100,000");
     assert!(lots < 1.5 * few, "memory grows faster than the machines");

@@ -1,4 +1,4 @@
-//! Accounting: one APEL record for each machine that ran for long enough (SPEC 10).
+//! Accounting: one APEL record for each machine that ran for long enough.
 //!
 //! [`apel`] writes the text of a record and nothing else; [`spool`] puts it where it belongs,
 //! exactly once however often it is asked to; [`sync`] counts what is there, and [`ledger`] lists it.

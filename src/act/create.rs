@@ -18,7 +18,7 @@ use crate::model::{
 };
 use crate::state::{NewMachine, Published, StateError};
 
-/// So many errors in a row stop the creations of a pass (SPEC 7).
+/// So many errors in a row stop the creations of a pass.
 const MAX_ERRORS_IN_A_ROW: u32 = 3;
 
 /// The key that gives access from the factory when no root_public_key is configured.
@@ -366,7 +366,7 @@ pub(super) fn metadata(
 }
 
 /// The text of root_public_key; without that option the factory's own root key, where it can be
-/// read (SPEC 1).
+/// read.
 pub(super) async fn public_key(
     machinetype: &MachinetypeConfig,
 ) -> Result<Option<String>, UserDataError> {

@@ -1,4 +1,4 @@
-//! The Machine/Job Features of a machine (SPEC 8, HSF-TN-2016-02). Pure: facts in, keys out.
+//! The Machine/Job Features of a machine (HSF-TN-2016-02). Pure: facts in, keys out.
 
 use std::collections::BTreeMap;
 

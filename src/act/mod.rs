@@ -38,7 +38,7 @@ use crate::model::{FactoryName, ImageState, MachinetypeName};
 use crate::rng::Seeds;
 use crate::state::Store;
 
-/// How many requests that change something run at once in one space (SPEC 7).
+/// How many requests that change something run at once in one space.
 pub const CONCURRENCY: usize = 10;
 
 /// Everything that carrying out a plan needs.

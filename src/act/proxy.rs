@@ -1,4 +1,4 @@
-//! Limited X.509 proxies (SPEC 11): what a machine shows so as to act for its experiment, for as
+//! Limited X.509 proxies: what a machine shows so as to act for its experiment, for as
 //! long as it may run.
 //!
 //! [`make`] is given the contents of files and gives a text; it reads nothing but OpenSSL's random

@@ -1,4 +1,4 @@
-//! user_data: the template, and what is put into it (SPEC 11).
+//! user_data: the template, and what is put into it.
 //!
 //! [`substitute`] is pure and makes one pass: what has been put in is never looked at again.
 //! [`Templates`] gets templates from files and servers, with limits on time and size.

@@ -1,4 +1,4 @@
-//! HTTP to clouds: one client for each space, with the manners of SPEC 13.
+//! HTTP to clouds: one client for each space, with its manners.
 //!
 //! It sends, waits, counts and cleans; it does not know what a request means. It never follows a
 //! redirect (a token would travel with it), never repeats anything but a read, and never shows a
@@ -40,7 +40,7 @@ use crate::metrics::{ApiOutcome, Metrics};
 use crate::model::{Seconds, SpaceName, Timestamp};
 use crate::rng::{Seed, Seeds};
 
-/// Requests of one space that may be under way at once (SPEC 13).
+/// Requests of one space that may be under way at once.
 pub const MAX_AT_ONCE: usize = 10;
 /// The largest good answer, in bytes: a page of 1,000 servers is about 2 MB.
 const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -55,7 +55,7 @@ const MAX_RETRY_AFTER: Seconds = Seconds::new(900);
 const IDLE: Duration = Duration::from_secs(4);
 const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 
-/// How long things may take. The default is what SPEC 13 says; tests take less.
+/// How long things may take. Tests take less than the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HttpTimes {
     /// Until a connection stands, TLS included.

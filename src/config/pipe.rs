@@ -1,4 +1,4 @@
-//! What a vacuum pipe says: a list in JSON of machinetypes that somebody else keeps (SPEC 14).
+//! What a vacuum pipe says: a list in JSON of machinetypes that somebody else keeps.
 //!
 //! This is the way from bytes to what of them may be used. Whether the values fit their options is
 //! seen where every value is, when a configuration is made of them. Invariants:
@@ -34,7 +34,7 @@ const USUAL_CACHE: Seconds = Seconds::new(3600);
 /// The longest `cache_seconds` that is believed: after a slip of the hand a pipe is to come back.
 const LONGEST_CACHE: Seconds = Seconds::new(7 * 86_400);
 
-/// Everything that a pipe may tell of a machinetype (SPEC 14), by the pipe's names. Those that are
+/// Everything that a pipe may tell of a machinetype, by the pipe's names. Those that are
 /// no options of a machinetype here are for managers that run hypervisors, and mean nothing to a
 /// cloud. A name that ends in `XXX` stands for all that begin like it.
 pub const ACCEPTED: &[&str] = &[

@@ -2,7 +2,7 @@
 //!
 //! Each machinetype of a pipe becomes a section `[machinetype SPACE PREFIX-SUFFIX]` of [`Raw`],
 //! complete, with the origin of each value. What is the site's own goes before what the pipe says,
-//! in this order (SPEC 14): `[machinetype SPACE PREFIX-SUFFIX]`, `[vacuum_pipe SPACE PREFIX]` with
+//! in this order: `[machinetype SPACE PREFIX-SUFFIX]`, `[vacuum_pipe SPACE PREFIX]` with
 //! `[DEFAULT]`, which counts in it as in every section, the pipe.
 
 use std::collections::btree_map::Entry as MapEntry;

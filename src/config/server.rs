@@ -1,4 +1,4 @@
-//! `[server]`: the embedded HTTPS server and the admin endpoint (SPEC 8).
+//! `[server]`: the embedded HTTPS server and the admin endpoint.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! One pass over one space: observe, decide, act, record (SPEC 3).
+//! One pass over one space: observe, decide, act, record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What to create, and why not more (SPEC 7): as long as a machinetype may have another machine, the
+//! What to create, and why not more: as long as a machinetype may have another machine, the
 //! one that has least of its share gets it.
 
 mod kind;

@@ -1,4 +1,4 @@
-//! Bookkeeping: what this scan has told us about each machine (SPEC 3 steps 4, 6 and 9, SPEC 5).
+//! Bookkeeping: what this scan has told us about each machine.
 
 use super::placement;
 use super::plan::{Bookkeeping, Finish};
@@ -230,7 +230,7 @@ fn is_to_be_kept(machine: &MachineView<'_>) -> bool {
 }
 
 /// The new shutdowntime of a machine that has to be down sooner than it was told: never less than
-/// the grace from now (SPEC 8).
+/// the grace from now.
 fn moved_shutdowntime(view: &View<'_>, machine: &MachineView<'_>) -> Option<Timestamp> {
     let files = &machine.machine.files;
     let told = files.shutdowntime?;
@@ -329,7 +329,7 @@ fn end(
     at.max(started)
 }
 
-/// Whether a machine ended in a way that says "no work here" (SPEC 5). One that never ran is the
+/// Whether a machine ended in a way that says "no work here". One that never ran is the
 /// cloud's trouble, not the experiment's.
 fn is_abort(
     code: Option<u16>,

@@ -1,4 +1,4 @@
-//! Which machines say of themselves that they are alive: what heartbeat lists tell (SPEC 8), and
+//! Which machines say of themselves that they are alive: what heartbeat lists tell, and
 //! where machines find the CernVM-FS proxies that run in other machines.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! The decisions: what to write down, what to destroy, what to create (SPEC 4 to 7).
+//! The decisions: what to write down, what to destroy, what to create. vcycled(8) tells the rules.
 //!
 //! [`decide`] is a pure function of the configuration, the snapshot of one scan, the time and a
 //! seed. It reads no clock, file, socket, environment or global, and it does not log. The daemon,

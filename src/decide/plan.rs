@@ -169,7 +169,7 @@ pub struct Finish {
     pub set_back: Seconds,
     /// The code in its shutdown message.
     pub code: Option<u16>,
-    /// Whether it ended in a way that says "no work here" (SPEC 5).
+    /// Whether it ended in a way that says "no work here".
     pub abort: bool,
     /// Whether it ran for at least fizzle_seconds, so that it is accounted for.
     pub account: bool,
@@ -212,7 +212,7 @@ pub struct Delete {
     pub message: Option<&'static str>,
 }
 
-/// Why a machine is destroyed (SPEC 6).
+/// Why a machine is destroyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "rule")]
 pub enum Reason {

@@ -1,4 +1,4 @@
-//! The rules of creation, each with the numbers that it is applied to (SPEC 7).
+//! The rules of creation, each with the numbers that it is applied to.
 //!
 //! A rule forbids by its numbers and by nothing else: [`Rule::forbids`] is what
 //! `create` goes by, and a report of the same rules is the explanation. So what is explained

@@ -1,4 +1,4 @@
-//! What to destroy and why (SPEC 6).
+//! What to destroy and why.
 
 use super::plan::{Delete, Reason};
 use super::view::{Bucket, MachineView, View};
@@ -155,7 +155,7 @@ fn heartbeat(
         Heartbeat::Unknown => {
             let silence = remote?.silence(view.now);
             let limit = configured.heartbeat;
-            // A server that cannot be reached is a missed heartbeat only after so long (SPEC 9).
+            // A server that cannot be reached is a missed heartbeat only after so long.
             (limit > Seconds::default() && ran > limit && silence > limit)
                 .then_some(Reason::RemoteSilent { silence })
         }
@@ -173,7 +173,7 @@ fn shutdowntime(view: &View<'_>, machine: &MachineView<'_>) -> Option<Reason> {
     let files = &machine.machine.files;
     let own = files.shutdowntime.filter(|at| view.now > *at);
     // A machine whose time was moved earlier was given some grace, which is kept even when the
-    // space's shutdown_time passes meanwhile (SPEC 8). The limit it was created with shows that.
+    // space's shutdown_time passes meanwhile. The limit it was created with shows that.
     let was_moved = files
         .shutdowntime
         .zip(files.wall_limit)

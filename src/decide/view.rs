@@ -7,9 +7,9 @@ use crate::model::{
     SpaceSnapshot, Timestamp,
 };
 
-/// How long a machine that was asked for without an answer may stay unlisted (SPEC 7 step 3).
+/// How long a machine that was asked for without an answer may stay unlisted.
 pub(super) const ADOPTION: Seconds = Seconds::new(600);
-/// How many scans in a row must not list a machine before it is gone (SPEC 3 step 6).
+/// How many scans in a row must not list a machine before it is gone.
 const GONE_SCANS: u32 = 2;
 /// The same when a scan lists none of our machines.
 const GONE_SUSPECT_SCANS: u32 = 10;
@@ -93,7 +93,7 @@ impl<'a> View<'a> {
         Some(known.copied().unwrap_or_default())
     }
 
-    /// The last time that a machine is known to have run: for the time of its end (SPEC 5).
+    /// The last time that a machine is known to have run: for the time of its end.
     pub fn last_running(&self, machine: &Machine) -> Timestamp {
         self.shown_running(machine).min(self.now)
     }

@@ -1,4 +1,4 @@
-//! Copies of images that the configuration gives as URLs, in `imagecache` (SPEC 12).
+//! Copies of images that the configuration gives as URLs, in `imagecache`.
 //!
 //! A copy has the modification time that its server told, which is what the server is asked
 //! with the next time; so a restart knows as much as before. It grows in `tmp` and appears whole.

@@ -1,4 +1,4 @@
-//! Images that the configuration gives as files or URLs, on their way to the cloud (SPEC 12).
+//! Images that the configuration gives as files or URLs, on their way to the cloud.
 //!
 //! [`Keeper`] has a task for each image of a space: it gets the image ([`Cache`] for URLs), verifies
 //! its signature where one is asked for ([`signature`]), looks whether the cloud has it, and uploads

@@ -9,7 +9,7 @@ use super::{
     Timestamp,
 };
 
-/// The state of a machine in our words (SPEC 4). Each cloud module maps its own words to these
+/// The state of a machine in our words. Each cloud module maps its own words to these
 /// with an exhaustive match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -166,7 +166,7 @@ impl CloudFacts {
     }
 }
 
-/// What the directory of a machine says (SPEC 2). Read once at start; afterwards the daemon keeps
+/// What the directory of a machine says. Read once at start; afterwards the daemon keeps
 /// it in step with each file it writes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MachineFiles {
@@ -258,7 +258,7 @@ impl MachineFiles {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
-    /// Its heartbeat was missing or too old: this counts as an abort (SPEC 5).
+    /// Its heartbeat was missing or too old: this counts as an abort.
     Heartbeat,
     /// Anything else.
     Other,
@@ -283,7 +283,7 @@ impl Ended {
     }
 }
 
-/// A shutdown message: `CODE text`. Only the code decides anything (SPEC 5).
+/// A shutdown message: `CODE text`. Only the code decides anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct ShutdownMessage {

@@ -10,11 +10,11 @@ use super::{
     Seconds, ShutdownMessage, Timestamp,
 };
 
-/// So many machines must be missing at once for a scan to be suspect (SPEC 3 step 6).
+/// So many machines must be missing at once for a scan to be suspect.
 const SUSPECT_MACHINES: u32 = 3;
 
 /// One space at the moment of one complete scan. There is no snapshot of an incomplete one: a
-/// partial list is no list (SPEC 3).
+/// partial list is no list.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SpaceSnapshot {
     /// What the cloud says of itself.
@@ -102,7 +102,7 @@ pub struct Machine {
 
 impl Machine {
     /// Of the VMs with its name the one that is the machine: whose id is on file, else, when none
-    /// is on file yet, the oldest (SPEC 7 step 4). The identifier breaks a tie so that every pass
+    /// is on file yet, the oldest. The identifier breaks a tie so that every pass
     /// chooses the same.
     pub fn vm(&self) -> Option<&CloudMachine> {
         match &self.files.id {

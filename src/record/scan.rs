@@ -1,6 +1,6 @@
 //! That a scan was made.
 //!
-//! After a crash the end of a machine is dated by the last scan on disk (SPEC 5), so a scan counts for
+//! After a crash the end of a machine is dated by the last scan on disk, so a scan counts for
 //! a machine only when all that it has shown of it is written down. One whose files cannot be written
 //! keeps the scan before, in a file of its own, and the space goes on without it: a directory with the
 //! wrong owner must not make every other machine's end uncertain.

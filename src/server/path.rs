@@ -14,7 +14,7 @@ const MAX_PATH: usize = 2048;
 const MAX_FILE_NAME: usize = 255;
 
 /// The name of a file in one of the published directories: `A-Za-z0-9._+-` and blanks, at most
-/// 255 bytes, not beginning with a dot (SPEC 8). It is one component that cannot lead elsewhere.
+/// 255 bytes, not beginning with a dot. It is one component that cannot lead elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileName(String);
 

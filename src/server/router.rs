@@ -396,7 +396,7 @@ fn published(machine: &Directory, which: Published) -> Result<Directory, Refusal
 
 /// Whether `client` may read and write the joboutputs of the machine: only when the machinetype
 /// had an x509dn when the machine was made, and the client has proved to be just that, or when it
-/// shows the machine's own token (SPEC 8).
+/// shows the machine's own token.
 fn authorise(
     machine: &Directory,
     name: &MachineName,

@@ -1,4 +1,4 @@
-//! Where everything is below the state directory (SPEC 2). The only code that knows these names:
+//! Where everything is below the state directory. The only code that knows these names:
 //! site scripts and Apache read the same tree, so the names are an interface.
 
 use std::path::{Path, PathBuf};

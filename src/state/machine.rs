@@ -65,7 +65,7 @@ impl Store {
         (found.mode() & SETGID != 0).then(|| found.gid())
     }
 
-    /// Makes a machine's directory, whole, by rename (SPEC 7 step 1), and tells what is now in it.
+    /// Makes a machine's directory, whole, by rename, and tells what is now in it.
     ///
     /// # Errors
     /// When anything cannot be written; then there is no directory. A directory of that name

@@ -1,4 +1,4 @@
-//! The state directory: what the daemon knows about its machines, on disk (SPEC 2).
+//! The state directory: what the daemon knows about its machines, on disk.
 //!
 //! The daemon's memory is a cache of this tree. Killed at any instruction and started again, it
 //! goes on from here. Invariants:
@@ -246,7 +246,7 @@ impl Store {
     }
 
     /// Notes that a scan of a space was complete at `time`. Once a space, not once a machine, and
-    /// without writing a byte, because it happens in every cycle (SPEC 5).
+    /// without writing a byte, because it happens in every cycle.
     ///
     /// # Errors
     /// When the file system refuses.

@@ -7,14 +7,15 @@ use crate::cloud::{Cloud, Server};
 use crate::ledger::Knowledge;
 use crate::plan::{Configuration, Kind};
 
-/// A machine that has been starting for longer than this may be given up (SPEC 6), and has to be.
+/// A machine that has been starting for longer than this may be given up, and has to be.
 const START_LIMIT: u64 = 3600;
-/// The pauses before the second and third delete of one server; from then on it is an hour (SPEC 6).
+/// The pauses before the second and third delete of one server; from then on it is an hour.
 const DELETE_PAUSES: [u64; 2] = [30, 300];
 const LONGEST_DELETE_PAUSE: u64 = 3600;
-/// A directory is made so long before its request at most: a pass asks for ten at once, and a slow disk
-/// takes a second for each step.
-const BEFORE_THE_REQUEST: u64 = 180;
+/// A machine's time counts from the decision to make it, so long before its request takes effect at most: a
+/// pass asks for ten at once, a slow disk takes a second for each step, and the key pair and the request
+/// itself a minute and more each.
+const BEFORE_THE_REQUEST: u64 = 360;
 /// From looking at a heartbeat file to the last try of the delete that follows from it.
 const LOOKED_BEFORE: u64 = 300;
 /// So long after a change of the configuration a pass can still be going on with the old one.

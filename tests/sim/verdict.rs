@@ -265,7 +265,7 @@ impl World {
                 ));
             }
             // Where machines have different sizes and their processors are limited, what ends makes
-            // room for the smallest only, and the others wait for ever: the rule says so (SPEC 7).
+            // room for the smallest only, and the others wait for ever: the rule says so.
             let sizes = space.kinds.iter().map(|kind| size(space, kind.flavor));
             let mixed = sizes.min() != space.kinds.iter().map(|k| size(space, k.flavor)).max();
             if quota_binds || mixed || kinds_bind {

@@ -15,7 +15,7 @@ use crate::ledger::{Ledger, Limits};
 use crate::power::Power;
 use crate::transcript::Transcript;
 
-/// How long a client of ours waits for an answer (SPEC 13).
+/// How long a client of ours waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A cloud and the factories' business with it.

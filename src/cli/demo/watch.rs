@@ -184,7 +184,7 @@ impl View {
     }
 }
 
-/// Whether there has to be an accounting record (SPEC 10).
+/// Whether there has to be an accounting record.
 fn is_accountable(machine: &MachineFiles) -> bool {
     let ran = match (machine.started, machine.stopped, machine.finished) {
         (Some(started), Some(stopped), Some(_)) => stopped.since(started),

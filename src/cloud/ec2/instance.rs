@@ -129,7 +129,7 @@ fn timestamp(time: &DateTime) -> Option<Timestamp> {
     u64::try_from(time.secs()).ok().map(Timestamp::from_unix)
 }
 
-/// SPEC 4. Some words are those of OpenStack's EC2.
+/// Some words are those of OpenStack's EC2.
 fn state(word: &str) -> MachineState {
     match word {
         "pending" => MachineState::Starting,

@@ -90,7 +90,7 @@ impl Ec2 {
         Self::with_times(space, options, flavors, (outside, HttpTimes::default()))
     }
 
-    /// The same with other times than those of SPEC 13.
+    /// The same with other times than the usual ones.
     ///
     /// # Errors
     /// As [`Ec2::new`].

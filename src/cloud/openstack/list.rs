@@ -267,7 +267,7 @@ fn marks(metadata: wire::Metadata<'_>) -> Option<Marks> {
     })
 }
 
-/// SPEC 4. Nova's power state 1 is "running"; a cloud that does not tell it has only its status
+/// Nova's power state 1 is "running"; a cloud that does not tell it has only its status
 /// to go by.
 fn state(status: &str, task: Option<&str>, power: Option<u32>) -> MachineState {
     let being_deleted = |task: &str| {

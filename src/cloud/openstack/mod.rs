@@ -207,7 +207,7 @@ impl OpenStack {
         Self::with_times(space, options, outside, HttpTimes::default())
     }
 
-    /// The same with other times than those of SPEC 13.
+    /// The same with other times than the usual ones.
     ///
     /// # Errors
     /// As [`OpenStack::new`].

@@ -315,7 +315,7 @@ fn root_image(view: &View<'_>, config: &MachinetypeConfig) -> Rule {
     }
 }
 
-/// The power of one machine as it counts for target shares (SPEC 7). HEPscore23 stands in for
+/// The power of one machine as it counts for target shares. HEPscore23 stands in for
 /// HEPSPEC06 where only that is known: its scale was chosen so that the two agree on the machine
 /// that it was made on, while 1.0 would be wrong by a factor of ten beside a machinetype with hs06.
 fn share_weight(machinetype: &MachinetypeConfig, processors: Processors, unit: Unit) -> f64 {

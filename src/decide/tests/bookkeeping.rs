@@ -1,4 +1,4 @@
-//! SPEC 3 (steps 4, 6 and 9), 4, 5 and 8: what is written down about each machine.
+//! What is written down about each machine.
 
 use super::check;
 

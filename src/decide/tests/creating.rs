@@ -1,4 +1,4 @@
-//! SPEC 7: what is created within the limits, and why not more.
+//! What is created within the limits, and why not more.
 
 use super::{NOW, check, read};
 use crate::decide::{Blocked, Refused, Tried, decide, report_after};

@@ -1,4 +1,4 @@
-//! SPEC 6: what is destroyed, and why. Rule by rule, with the second before and after.
+//! What is destroyed, and why. Rule by rule, with the second before and after.
 
 use super::check;
 

@@ -1,4 +1,4 @@
-//! The rules of SPEC 3 to 8 as tables, in a notation that lets a whole situation fit on a screen.
+//! The rules as tables, in a notation that lets a whole situation fit on a screen.
 //!
 //! A situation is one thing per line, followed by `name=value` words (`~` for a blank in a value).
 //! Times are seconds from now: `-60` is a minute ago, `+60` in a minute.

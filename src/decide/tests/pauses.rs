@@ -1,4 +1,4 @@
-//! SPEC 7: when nothing is created, or one machine at a time: after aborts, and after failures.
+//! When nothing is created, or one machine at a time: after aborts, and after failures.
 
 use super::check;
 

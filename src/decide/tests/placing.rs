@@ -1,4 +1,4 @@
-//! SPEC 7: flavors and zones, and where the cloud has had no room.
+//! Flavors and zones, and where the cloud has had no room.
 
 use super::{at, check, read};
 use crate::decide::{Plan, decide};

@@ -1,4 +1,4 @@
-//! SPEC 7: who gets the next machine.
+//! Who gets the next machine.
 
 use super::check;
 

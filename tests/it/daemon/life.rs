@@ -166,7 +166,7 @@ fn may_write_or_not(factory: &Factory, machine: &MachineDir) {
     }
 }
 
-/// The one record, in the archive and in the queue, has the fields of SPEC 10.
+/// The one record, in the archive and in the queue, has all fields.
 fn assert_accounted(factory: &Factory, machine: &MachineDir, uuid: &str) {
     let (started, stopped) = (
         machine.time("started").unwrap(),
