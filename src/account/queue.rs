@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::model::Timestamp;
-use crate::state::{Layout, StateError, disk};
+use crate::state::{self, Layout, StateError, disk};
 
 /// How many names are tried for a message, and how often when a sender that tidies up its queue
 /// removes the directory of the day.
@@ -31,6 +31,16 @@ pub fn is_element(name: &str) -> bool {
 fn is_hexadecimal(name: &str, count: usize) -> bool {
     let is_digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
     name.len() == count && name.bytes().all(is_digit)
+}
+
+/// Makes the queue where it is missing.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make(layout: &Layout) -> Result<(), StateError> {
+    let path = layout.apel_outgoing();
+    let made = layout.disk().create_dir_all(&path);
+    made.map_err(state::failed("create", &path))
 }
 
 /// Puts a message into the queue of what is to be sent, beside a daemon that does the same. It

@@ -24,12 +24,17 @@ pub fn run(settings: &Settings, options: &ApelSyncOptions) -> Result<(), Failure
     let sites: BTreeSet<String> = sites
         .filter_map(|space| space.gocdb_sitename.clone())
         .collect();
+    let layout = Layout::new(&settings.state_dir);
+    let io = |error: crate::state::StateError| Failure::new(Exit::Io, error.to_string());
+    // A sender that runs as root makes a queue that is missing, and the daemon could put nothing into
+    // that one. A slip in --state-dir must not make a state directory.
+    if !sites.is_empty() && layout.root().is_dir() {
+        queue::make(&layout).map_err(io)?;
+    }
     let now = settings.clock.now();
     let months = options
         .month
         .map_or_else(|| Month::due(now), |month| vec![month]);
-    let layout = Layout::new(&settings.state_dir);
-    let io = |error: crate::state::StateError| Failure::new(Exit::Io, error.to_string());
     let tally = sync::count(&layout, &months).map_err(io)?;
     for (path, why) in &tally.skipped {
         eprintln!("vcycled: {}: {why}; not counted", path.display());

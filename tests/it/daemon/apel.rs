@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -198,6 +199,38 @@ fn a_month_is_counted_and_queued_and_what_is_damaged_is_named() {
         assert!(said.err.contains(why) && said.out.is_empty(), "{said:?}");
     }
     assert_eq!(factory.records("apel-outgoing").len(), 1);
+}
+
+#[test]
+fn the_queue_is_there_before_a_record_is_and_belongs_to_who_owns_the_state() {
+    const USER: u32 = 65_534;
+    let factory = Factory::with_space("gocdb_sitename = TEST-SITE", "");
+    let said = factory.run(&["apel-sync"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(!factory.state("").exists(), "no state directory is made");
+    fs::create_dir(factory.state("")).unwrap();
+    if rustix::process::geteuid().is_root() {
+        // That user has to reach all that the program reads.
+        for path in [factory.path(""), factory.path("etc")] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        std::os::unix::fs::chown(factory.state(""), Some(USER), Some(USER)).unwrap();
+    }
+    let said = factory.run(&["apel-sync"]);
+    if said.err.contains("cannot go on as the user") {
+        println!("skipped: that user cannot reach the program");
+        return;
+    }
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(
+        said.err.contains("there are no records of ") && said.out.is_empty(),
+        "{said:?}"
+    );
+    let queue = fs::metadata(factory.state("apel-outgoing")).unwrap();
+    let state = fs::metadata(factory.state("")).unwrap();
+    assert!(queue.is_dir());
+    assert_eq!(queue.uid(), state.uid());
+    assert!(factory.records("apel-outgoing").is_empty());
 }
 
 #[test]
