@@ -15,8 +15,9 @@ use super::message::{self, Key, is_digits, list};
 use crate::model::{Seconds, Timestamp};
 use crate::state::{Layout, StateError};
 
-/// Older versions named a directory by when a record was written and not by when its machine had
-/// ended: records of a month are looked for in so many days after it, too.
+/// Older versions named a directory by when a record was written, in the zone of the host, and not by
+/// when its machine had ended: records of a month are looked for from the day before it until so many
+/// days after it.
 const DAYS_AFTER: Days = Days::new(7);
 /// In so much of a month the one before is still counted: machines that ended at its end are found
 /// out about later, and a server that is told no new count shows the old one as wrong.
@@ -48,9 +49,10 @@ impl Month {
 
     /// The directories that can hold its records, as `YYYYMMDD`: the first and the last.
     fn directories(self) -> Option<(String, String)> {
+        let first = self.first.checked_sub_days(Days::new(1))?;
         let next = self.first.checked_add_months(Months::new(1))?;
         let last = next.checked_add_days(DAYS_AFTER)?;
-        Some((name_of(self.first), name_of(last)))
+        Some((name_of(first), name_of(last)))
     }
 }
 
@@ -247,6 +249,8 @@ mod tests {
         // 2025-11-30T23:59:59Z, and a second later.
         let next = RECORD.replace("1764547199", "1764547200");
         let other = RECORD.replace("s/h", "t/h").replace("%%", "%%  ");
+        // 2025-11-01T02:00:00Z.
+        let early = RECORD.replace("1764547199", "1761962400");
         let several = format!(
             "{RECORD}{}",
             RECORD
@@ -257,6 +261,8 @@ mod tests {
             ("20251130/23595900000001", RECORD),
             // Written late, by a version that names directories by that.
             ("20251202/00000100000001", &several),
+            // So too, west of Greenwich.
+            ("20251031/22000000000001", &early),
             ("20251201/00000000000001", &next),
             ("20251130/23595900000002", &other),
         ]);
@@ -265,11 +271,11 @@ mod tests {
         assert_eq!(
             message(&tally.records),
             "APEL-sync-message: v0.1\n\
-             Site: A\nSubmitHost: s/h\nNumberOfJobs: 2\nMonth: 11\nYear: 2025\n%%\n\
+             Site: A\nSubmitHost: s/h\nNumberOfJobs: 3\nMonth: 11\nYear: 2025\n%%\n\
              Site: A\nSubmitHost: t/h\nNumberOfJobs: 1\nMonth: 11\nYear: 2025\n%%\n"
         );
         let both = count(&layout, &months(&["202511", "202512"])).unwrap();
-        assert_eq!(both.records.values().sum::<u64>(), 4);
+        assert_eq!(both.records.values().sum::<u64>(), 5);
         assert!(
             count(&layout, &months(&["202510"]))
                 .unwrap()
