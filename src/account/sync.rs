@@ -166,11 +166,9 @@ fn files(layout: &Layout, months: &[Month]) -> Result<Vec<PathBuf>, StateError> 
 /// What is counted of one record: what a server knows it by, and its submit host.
 type Counted = (Key, String);
 
+/// What a file is called does not matter: older versions now and then wrote names that were too
+/// short, and such records are listed and sent again as well.
 fn read(path: &Path) -> Result<Vec<Counted>, String> {
-    let name = path.file_name().and_then(|name| name.to_str());
-    if !name.is_some_and(|name| is_digits(name, 14)) {
-        return Err("its name is not that of a record, 14 digits".to_owned());
-    }
     let records = message::parse_jobs(&message::read_text(path)?)?.into_iter();
     Ok(records
         .map(|record| (record.key, record.submit_host))
@@ -282,6 +280,23 @@ mod tests {
                 .records
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn a_record_counts_whatever_its_file_is_called() {
+        let other = RECORD.replace("LocalJobId: 1", "LocalJobId: 2");
+        let (_dir, layout) = archive(&[
+            ("20251130/23595900000001", RECORD),
+            ("20251130/23595900000001.old", RECORD),
+            ("20251201/0102035812", &other),
+            ("20251201/notes.txt", "do not delete"),
+        ]);
+        let tally = count(&layout, &months(&["202511"])).unwrap();
+        assert_eq!(tally.records.values().sum::<u64>(), 2);
+        assert_eq!(tally.skipped.len(), 1, "{:?}", tally.skipped);
+        let (path, why) = &tally.skipped[0];
+        assert!(path.ends_with("20251201/notes.txt"), "{path:?}");
+        assert!(why.contains("does not begin"), "{why}");
     }
 
     #[test]

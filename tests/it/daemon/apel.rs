@@ -149,7 +149,7 @@ fn a_month_is_counted_and_queued_and_what_is_damaged_is_named() {
     assert_eq!(blocks(&synced.out), expected);
     for (path, why) in [
         ("apel-archive/20251130/23595900000010", "is cut off"),
-        ("apel-archive/20251130/notes.txt", "not that of a record"),
+        ("apel-archive/20251130/notes.txt", "does not begin"),
     ] {
         let path = factory.state(path);
         let line = format!("vcycled: {}: ", path.display());
