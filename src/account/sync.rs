@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -13,7 +15,7 @@ use chrono::{Datelike, Days, Months, NaiveDate};
 
 use super::message::{self, Key, is_digits, list};
 use crate::model::{Seconds, Timestamp};
-use crate::state::{Layout, StateError};
+use crate::state::{Layout, StateError, failed};
 
 /// Older versions named a directory by when a record was written, in the zone of the host, and not by
 /// when its machine had ended: records of a month are looked for from the day before it until so many
@@ -22,6 +24,9 @@ const DAYS_AFTER: Days = Days::new(7);
 /// In so much of a month the one before is still counted: machines that ended at its end are found
 /// out about later, and a server that is told no new count shows the old one as wrong.
 const STILL_LAST_MONTH: Seconds = Seconds::new(7 * 86_400);
+/// So many months, this one among them, are looked through for records that came late. After a
+/// migration or a copy all directories are new, and it need not be the archive of years.
+const LATEST_MONTHS: u32 = 13;
 
 /// A month of a year, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,14 +42,38 @@ impl Month {
         Some(Self { first })
     }
 
-    /// The months that a count at `now` is about when none is named: this one, and in its first
-    /// week the one before as well.
-    pub fn due(now: Timestamp) -> Vec<Self> {
+    /// The months that a count at `now` is about when none is named: this one, in its first week the
+    /// one before as well, and of the latest those with a directory that changed within a week: a
+    /// daemon that was down for long writes records of the time before. `days` are the directories
+    /// of the archive, and when each was last changed.
+    pub fn due(now: Timestamp, days: &[(String, Timestamp)]) -> Vec<Self> {
+        let new: Vec<&str> = days
+            .iter()
+            .filter(|(_, changed)| now.since(*changed) < STILL_LAST_MONTH)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let latest = Self::of(now).into_iter().flat_map(Self::latest);
+        let changed = latest.filter(|month| new.iter().any(|day| month.may_be_in(day)));
         let months: BTreeSet<Self> = [now.earlier(STILL_LAST_MONTH), now]
             .into_iter()
             .filter_map(Self::of)
+            .chain(changed)
             .collect();
         months.into_iter().collect()
+    }
+
+    /// This month and those before it.
+    fn latest(self) -> impl Iterator<Item = Self> {
+        (0..LATEST_MONTHS).filter_map(move |count| {
+            let first = self.first.checked_sub_months(Months::new(count))?;
+            Some(Self { first })
+        })
+    }
+
+    /// Whether a directory of the archive can hold its records.
+    fn may_be_in(self, directory: &str) -> bool {
+        self.directories()
+            .is_some_and(|(first, last)| (first.as_str()..=last.as_str()).contains(&directory))
     }
 
     /// The directories that can hold its records, as `YYYYMMDD`: the first and the last.
@@ -98,6 +127,30 @@ pub struct Tally {
     pub records: BTreeMap<Group, u64>,
     /// Files that are no records, and why not.
     pub skipped: Vec<(PathBuf, String)>,
+}
+
+/// The directories of days in the archive, and when each was last changed: a record came into it.
+///
+/// # Errors
+/// When the archive cannot be listed, or one of them cannot be looked at.
+pub fn days(layout: &Layout) -> Result<Vec<(String, Timestamp)>, StateError> {
+    let mut days = Vec::new();
+    for path in list(&layout.apel_archive())? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(name) = name.filter(|name| is_digits(name, 8)) else {
+            continue;
+        };
+        match fs::metadata(&path) {
+            Ok(found) if found.is_dir() => {
+                let changed = found.modified().map_err(failed("look at", &path))?;
+                days.push((name.to_owned(), Timestamp::from_system_time(changed)));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("look at", &path)(error)),
+        }
+    }
+    Ok(days)
 }
 
 /// Counts the records of machines that ended in these months.
@@ -233,13 +286,56 @@ mod tests {
     fn the_month_before_is_due_for_a_week() {
         let due = |text| {
             let now = Timestamp::parse_iso8601(text).unwrap();
-            let due: Vec<String> = Month::due(now).iter().map(Month::to_string).collect();
+            let due: Vec<String> = Month::due(now, &[]).iter().map(Month::to_string).collect();
             due.join(" ")
         };
         assert_eq!(due("2026-01-01T00:00:00Z"), "202512 202601");
         assert_eq!(due("2026-01-07T23:59:59Z"), "202512 202601");
         assert_eq!(due("2026-01-08T00:00:00Z"), "202601");
         assert_eq!(due("2026-01-31T23:59:59Z"), "202601");
+    }
+
+    #[test]
+    fn a_month_that_records_came_into_late_is_due_for_a_week() {
+        let at = |text: &str| Timestamp::parse_iso8601(text).unwrap();
+        let due = |now: &str, day: &str, changed: &str| {
+            let days = [(day.to_owned(), at(changed))];
+            let due = Month::due(at(now), &days);
+            let due: Vec<String> = due.iter().map(Month::to_string).collect();
+            due.join(" ")
+        };
+        let late = "2026-12-09T11:00:00Z";
+        for (now, day, expected) in [
+            (late, "20261130", "202611 202612"),
+            ("2026-12-16T10:59:59Z", "20261130", "202611 202612"),
+            ("2026-12-16T11:00:00Z", "20261130", "202612"),
+            // By the local time of an older version it can be of either month.
+            (late, "20261031", "202610 202611 202612"),
+            (late, "20261108", "202610 202611 202612"),
+            (late, "20261109", "202611 202612"),
+            // The clock has been set back since.
+            ("2026-12-08T11:00:00Z", "20261130", "202611 202612"),
+            (late, "20251215", "202512 202612"),
+            (late, "20251115", "202612"),
+        ] {
+            assert_eq!(due(now, day, late), expected, "{day} at {now}");
+        }
+    }
+
+    #[test]
+    fn days_are_told_with_their_times_and_nothing_else_is() {
+        let (_dir, layout) = archive(&[
+            ("20251130/23595900000001", RECORD),
+            ("notes/20251130", RECORD),
+        ]);
+        let file = layout.apel_archive().join("20251201");
+        layout.disk().create_synced(&file, b"", 0o644).unwrap();
+        let time = Timestamp::from_unix(1_764_547_199);
+        let day = fs::File::open(layout.apel_archive().join("20251130")).unwrap();
+        day.set_modified(time.to_system_time()).unwrap();
+        assert_eq!(days(&layout).unwrap(), [("20251130".to_owned(), time)]);
+        let (_dir, nothing) = archive(&[]);
+        assert_eq!(days(&nothing).unwrap(), []);
     }
 
     #[test]

@@ -32,9 +32,10 @@ pub fn run(settings: &Settings, options: &ApelSyncOptions) -> Result<(), Failure
         queue::make(&layout).map_err(io)?;
     }
     let now = settings.clock.now();
-    let months = options
-        .month
-        .map_or_else(|| Month::due(now), |month| vec![month]);
+    let months = match options.month {
+        Some(month) => vec![month],
+        None => Month::due(now, &sync::days(&layout).map_err(io)?),
+    };
     let tally = sync::count(&layout, &months).map_err(io)?;
     for (path, why) in &tally.skipped {
         eprintln!("vcycled: {}: {why}; not counted", path.display());

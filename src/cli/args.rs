@@ -378,8 +378,8 @@ fn parse_moment(text: &str) -> Result<Timestamp, String> {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = examples::APEL_SYNC)]
 pub struct ApelSyncOptions {
-    /// The month in which the machines ended [default: this one, and in its first week also the
-    /// one before].
+    /// The month in which the machines ended [default: this one, in its first week also the one
+    /// before, and those that records came into within the last week].
     #[arg(value_name = "YYYYMM")]
     pub month: Option<Month>,
 }

@@ -63,7 +63,8 @@ pub(super) const SHUTDOWN: &str = "Examples:
   vcycled shutdown --cancel     make machines again";
 
 pub(super) const APEL_SYNC: &str = "Examples:
-  vcycled apel-sync             this month; early in it the last one too
+  vcycled apel-sync             this month, and those before it
+                                that have new records
   vcycled apel-sync 202611      November 2026
   17 4 * * *  root  /usr/sbin/vcycled apel-sync >/dev/null
                                 once a day, as a line of /etc/cron.d/vcycle
