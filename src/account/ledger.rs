@@ -333,7 +333,7 @@ pub fn may_resend<'a>(entry: &'a Entry, sites: &BTreeSet<String>) -> Result<&'a 
 /// gets another.
 ///
 /// # Errors
-/// When it cannot be read or written; then nothing has changed.
+/// When it cannot be read or written; when only the last sync fails, it may be in the queue.
 pub fn resend(
     layout: &Layout,
     archived: &Path,

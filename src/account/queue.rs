@@ -44,10 +44,11 @@ pub fn make(layout: &Layout) -> Result<(), StateError> {
 }
 
 /// Puts a message into the queue of what is to be sent, beside a daemon that does the same. It
-/// grows under a name that senders pass over, and gets one that nothing has.
+/// grows under a name that senders pass over, and gets one that nothing has. When this returns, a
+/// power loss does not take it.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When it cannot be written; when only the last sync fails, it may be in the queue.
 pub fn add(layout: &Layout, message: &str, now: Timestamp) -> Result<PathBuf, StateError> {
     let (day, time) = now.to_chrono().map_or_else(
         || ("99991231".to_owned(), "235959".to_owned()),
@@ -95,7 +96,7 @@ pub enum Added {
 /// there twice whoever else does the same.
 ///
 /// # Errors
-/// When it cannot be written.
+/// As [`add`].
 pub fn add_as(layout: &Layout, path: &Path, message: &str) -> Result<Added, StateError> {
     for _ in 0..TRIES {
         match put(layout, path, message) {
@@ -118,19 +119,28 @@ fn failed(path: PathBuf, source: io::Error) -> StateError {
 
 fn put(layout: &Layout, path: &Path, message: &str) -> io::Result<()> {
     let disk = layout.disk();
-    disk.create_dir_all(disk::directory_of(path))?;
+    let directory = disk::directory_of(path);
+    disk.create_dir_all(directory)?;
     let growing = path.with_extension(format!("{}{GROWING}", std::process::id()));
     let written = disk
         .create_synced(&growing, message.as_bytes(), disk::PUBLIC)
         .and_then(|()| disk.link(&growing, path));
     disk.discard(&growing);
-    written
+    written?;
+    match disk.sync_dir(directory) {
+        // A sender was here first, and has taken the directory with the message.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        synced => synced,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
     use crate::account::message::{is_digits, list};
+    use crate::state::disk::{Disk, Effect, Watch};
 
     fn queue() -> (tempfile::TempDir, Layout) {
         let dir = tempfile::tempdir().unwrap();
@@ -167,6 +177,59 @@ mod tests {
             let name = path.file_name().unwrap().to_str().unwrap();
             assert!(is_digits(name, 14) && name.starts_with("235959"), "{name}");
         }
+    }
+
+    /// The names in a directory as its last sync found them.
+    #[derive(Debug)]
+    struct Durable {
+        directory: PathBuf,
+        names: Mutex<Vec<PathBuf>>,
+        /// A sender takes all away just before it is synced.
+        taken: bool,
+    }
+
+    impl Watch for Durable {
+        fn before(&self, effect: Effect<'_>) -> io::Result<()> {
+            if effect == Effect::SyncDir(&self.directory) {
+                if self.taken {
+                    std::fs::remove_dir_all(&self.directory)?;
+                }
+                *self.names.lock().unwrap() = list(&self.directory).unwrap();
+            }
+            Ok(())
+        }
+    }
+
+    fn watched(dir: &Path, taken: bool) -> (Arc<Durable>, Layout) {
+        let durable = Arc::new(Durable {
+            directory: dir.join("apel-outgoing/20251130"),
+            names: Mutex::default(),
+            taken,
+        });
+        let disk = Disk::watched(Arc::<Durable>::clone(&durable));
+        (durable, Layout::on(disk, dir))
+    }
+
+    #[test]
+    fn what_is_queued_is_there_after_a_power_loss() {
+        let dir = tempfile::tempdir().unwrap();
+        let (durable, layout) = watched(dir.path(), false);
+        let now = Timestamp::from_unix(1_764_547_199);
+        let first = add(&layout, "one", now).unwrap();
+        assert_eq!(*durable.names.lock().unwrap(), [first.clone()]);
+        let second = first.with_file_name("23595900000001");
+        add_as(&layout, &second, "two").unwrap();
+        let names = durable.names.lock().unwrap();
+        assert!(names.len() == 2 && names.contains(&second), "{names:?}");
+    }
+
+    #[test]
+    fn a_message_that_a_sender_takes_at_once_is_queued_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_durable, layout) = watched(dir.path(), true);
+        let path = layout.apel_outgoing().join("20251130/23595900000001");
+        assert_eq!(add_as(&layout, &path, "one").unwrap(), Added::New);
+        assert!(!path.exists());
     }
 
     #[test]
