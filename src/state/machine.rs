@@ -293,9 +293,12 @@ fn is_ec2(id: &CloudId) -> bool {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::state::SHUTDOWN_MESSAGE;
+    use crate::state::disk::{Effect, Watch};
+    use crate::state::{Layout, SHUTDOWN_MESSAGE};
 
     fn new_machine(name: &str) -> NewMachine {
         NewMachine {
@@ -429,5 +432,34 @@ mod tests {
         assert_eq!(message.text(), "700 Failed to start");
         store.remove_machine(&new.name).unwrap();
         assert!(!store.layout().machine(&new.name).exists());
+    }
+
+    #[test]
+    fn a_message_of_ours_is_there_after_a_power_loss() {
+        /// The directories that were synced since the last link.
+        #[derive(Debug, Default)]
+        struct Synced(Mutex<Vec<PathBuf>>);
+        impl Watch for Synced {
+            fn before(&self, effect: Effect<'_>) -> io::Result<()> {
+                let mut synced = self.0.lock().unwrap();
+                match effect {
+                    Effect::Link(..) => synced.clear(),
+                    Effect::SyncDir(path) => synced.push(path.to_owned()),
+                    _ => {}
+                }
+                Ok(())
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let synced = Arc::new(Synced::default());
+        let disk = Disk::watched(Arc::<Synced>::clone(&synced));
+        let store = Store::open(Layout::on(disk, dir.path())).unwrap();
+        let new = new_machine("vcycle-a-abcdefghij");
+        store.create_machine(&new).unwrap();
+        let joboutputs = store.layout().published(&new.name, Published::Joboutputs);
+        for text in ["700 Failed to start", "700 Passed shutdowntime"] {
+            store.leave_shutdown_message(&new.name, text).unwrap();
+            assert_eq!(*synced.0.lock().unwrap(), [joboutputs.clone()], "{text}");
+        }
     }
 }

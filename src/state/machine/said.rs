@@ -57,7 +57,8 @@ impl Store {
         Ok(read_small(self.layout.disk(), &path)?.map(|text| ShutdownMessage::parse(&text)))
     }
 
-    /// Leaves `text` as the shutdown message unless the VM left one: that is never overwritten.
+    /// Leaves `text` as the shutdown message unless the VM left one: that is never overwritten. When
+    /// this returns, the name of either survives a power loss.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -77,7 +78,10 @@ impl Store {
                 other => other,
             });
         disk.discard(&growing);
-        written.context("write", &path)
+        written
+            // Also of what was there: the call before may have failed just when it synced the name.
+            .and_then(|()| disk.sync_dir(disk::directory_of(&path)))
+            .context("write", &path)
     }
 
     /// Puts `text`, which the VM left on a remote server, in the place of the shutdown message. It
