@@ -126,7 +126,7 @@ pub struct OpenStackOptions {
     pub domain: String,
     /// How to prove who we are.
     pub credentials: OpenStackCredentials,
-    /// `region`: `None` takes the first region of the service catalog.
+    /// `region`: `None` takes the first region of the service catalog, and stays with it.
     pub region: Option<String>,
     /// `zones`: each machine begins with the next of them, and tries the others when there is no
     /// room; empty leaves the placement to the cloud.

@@ -5,6 +5,8 @@
 //!    refused it; never otherwise.
 //! 2. Calls that find the same token refused share one new one, and share the error when there is
 //!    none to be had: wrong credentials do not knock ten times at once.
+//! 3. All tokens lead to one region. Where the configuration names none it is that of the first
+//!    one: Keystone lists regions in any order, and machines would be missed in another one.
 
 use std::sync::{Arc, PoisonError};
 
@@ -16,11 +18,11 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 use url::Url;
 
-use super::catalog::{self, Endpoint, Services};
+use super::catalog::{self, Endpoint, Services, Wanted};
 use super::document;
 use super::wire::{TokenV2Document, TokenV3Document, VersionDocument, Versions};
 use crate::clock::Clock;
-use crate::cloud::http::{Answer, Http, Request, shown};
+use crate::cloud::http::{Answer, Http, Request, shown, text};
 use crate::cloud::{CloudError, CloudErrorKind};
 use crate::config::OpenStackOptions;
 use crate::config::space::OpenStackCredentials;
@@ -81,6 +83,27 @@ struct State {
     session: Option<Arc<Session>>,
     count: u64,
     failure: Option<(Instant, CloudError)>,
+    /// The region that the first token led to, when the configuration names none.
+    region: Option<String>,
+    /// Whether it was said that there are several of them.
+    told_of_regions: bool,
+}
+
+impl State {
+    /// Keeps the region that is `used`, of those there are. Gives what is to be said, once, when
+    /// there are others.
+    fn keep_region(&mut self, used: &str, regions: &[&str]) -> Option<String> {
+        self.region = Some(used.to_owned());
+        if self.told_of_regions || regions.len() < 2 {
+            return None;
+        }
+        self.told_of_regions = true;
+        Some(format!(
+            "region is not set, and the service catalog has several: {used:?} is used, and after a \
+             restart it may be another one, without our machines; set region to one of: {}",
+            regions.join(", ")
+        ))
+    }
 }
 
 impl Identity {
@@ -216,17 +239,29 @@ impl Identity {
         };
         self.remember(&granted.token);
         state.count += 1;
-        self.session_from(granted, state.count, &answer)
+        self.session_from(granted, state, &answer)
     }
 
     fn session_from(
         &self,
         granted: Granted,
-        number: u64,
+        state: &mut State,
         answer: &Answer,
     ) -> Result<Session, CloudError> {
-        let services = catalog::choose(&granted.endpoints, self.options.region.as_deref())
-            .map_err(|why| answer.unreadable(why))?;
+        let wanted = match (&self.options.region, &state.region) {
+            (Some(region), _) => Wanted::Configured(region),
+            (None, Some(region)) => Wanted::UsedSoFar(region),
+            (None, None) => Wanted::First,
+        };
+        let services =
+            catalog::choose(&granted.endpoints, wanted).map_err(|why| answer.unreadable(why))?;
+        if self.options.region.is_none() {
+            let regions = catalog::regions(&granted.endpoints);
+            if let Some(said) = state.keep_region(&services.region, &regions) {
+                let secrets = [self.secret(), granted.token.to_str().unwrap_or("")];
+                warn!("{}", text::one_line(&text::without(said, &secrets)));
+            }
+        }
         if self.options.url.scheme() == "https" && services.compute.scheme() != "https" {
             warn!(endpoint = %shown(&services.compute), "the service catalog leads from https to http: the token travels unprotected");
         }
@@ -239,6 +274,7 @@ impl Identity {
             (_, None) => UNKNOWN_LIFE,
         };
         let usable = life.get() - MARGIN.get().min(life.get() / 2);
+        let number = state.count;
         debug!(number, life = life.get(), "new token");
         Ok(Session {
             token,
@@ -538,6 +574,20 @@ mod tests {
         assert_eq!(domain("cern"), json!({"name": "cern"}));
         let id = "0123456789abcdef0123456789abcdef";
         assert_eq!(domain(id), json!({"id": id}));
+    }
+
+    #[test]
+    fn that_there_are_several_regions_is_said_once() {
+        let mut state = State::default();
+        assert_eq!(state.keep_region("North", &["North"]), None);
+        let both = ["North", "South"];
+        assert_eq!(
+            state.keep_region("North", &both).unwrap(),
+            "region is not set, and the service catalog has several: \"North\" is used, and after a \
+             restart it may be another one, without our machines; set region to one of: North, South"
+        );
+        assert_eq!(state.keep_region("North", &both), None);
+        assert_eq!(state.region.as_deref(), Some("North"));
     }
 
     #[test]

@@ -186,6 +186,56 @@ async fn a_token_refused_twice_is_an_error_of_the_credentials() {
     assert_eq!(nova.count("GET", SERVERS), 2);
 }
 
+/// Keystone lists regions in any order, and administrators add and remove them.
+#[tokio::test]
+async fn a_new_token_leads_to_the_region_of_the_first() {
+    let nova = Scripted::start(|seen, base| {
+        if !seen.is("POST", "/identity/v3/auth/tokens") {
+            return ordinary(seen, base);
+        }
+        let endpoint = |region: &str, path: &str| json!({"interface": "public", "region": region, "url": format!("{base}{path}")});
+        let (first, other) = (endpoint("R1", "/nova/v2.1"), endpoint("R2", "/elsewhere"));
+        let endpoints = match seen.nth {
+            0 => json!([first, other]),
+            1 => json!([other, first]),
+            _ => json!([other]),
+        };
+        Reply::json(
+            201,
+            json!({"token": {
+                "issued_at": "2026-11-21T00:00:00.000000Z", "expires_at": "2026-11-21T01:00:00.000000Z",
+                "catalog": [{"type": "compute", "endpoints": endpoints}]}}),
+        )
+        .with("x-subject-token", format!("token-{}", seen.nth + 1))
+    })
+    .await;
+    let clock = Clock::manual(NOW);
+    let options = options(&format!("{}/identity/v3", nova.base));
+    let cloud = connect_with(&options, Path::new(""), clock.clone(), times());
+    cloud.list().await.unwrap();
+    clock.set(NOW + Seconds::new(3600));
+    cloud.list().await.unwrap();
+    assert_eq!(nova.count("POST", "/identity/v3/auth/tokens"), 2);
+    assert_eq!(nova.count("GET", SERVERS), 2);
+    clock.set(NOW + Seconds::new(2 * 3600));
+    for _ in 0..2 {
+        let error = cloud.list().await.unwrap_err();
+        assert_eq!(error.kind, CloudErrorKind::Rejected);
+        assert!(
+            error
+                .message
+                .contains("region \"R1\", which has been used so far")
+                && error.message.ends_with("the service catalog offers: R2"),
+            "{error}"
+        );
+    }
+    let elsewhere = nova
+        .seen()
+        .into_iter()
+        .filter(|seen| seen.path.starts_with("/elsewhere"));
+    assert_eq!(elsewhere.count(), 0);
+}
+
 #[tokio::test]
 async fn an_unknown_region_is_told_with_those_there_are() {
     let nova = Scripted::start(ordinary).await;
