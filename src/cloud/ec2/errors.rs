@@ -2,7 +2,8 @@
 //! whole of the rule.
 //!
 //! A code counts before the status: Amazon says that it has no capacity with 500, and that there
-//! were too many requests with 503.
+//! were too many requests with 503. Without such a code a 503 can come from a proxy while the service
+//! goes on behind it.
 
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
@@ -233,8 +234,11 @@ impl Refusal {
             (401 | 403, _) => CloudErrorKind::Auth,
             (404 | 410, _) => CloudErrorKind::NotFound,
             (429, _) => CloudErrorKind::RateLimited { retry_after },
-            (503, _) if retry_after.is_some() => CloudErrorKind::RateLimited { retry_after },
+            // With Retry-After too, which is respected whatever the kind.
             (408 | 500.., Doing::Create) => CloudErrorKind::Ambiguous,
+            (503, Doing::Other) if retry_after.is_some() => {
+                CloudErrorKind::RateLimited { retry_after }
+            }
             (408 | 500.., Doing::Other) => CloudErrorKind::Transient,
             _ => CloudErrorKind::Rejected,
         }
@@ -337,6 +341,30 @@ mod tests {
         ];
         for (status, code, creating, otherwise) in cases {
             let problem = refused(status, code, "said");
+            assert_eq!(problem.kind(Doing::Create), creating, "{status} {code}");
+            assert_eq!(problem.kind(Doing::Other), otherwise, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn a_request_to_wait_says_only_with_its_code_that_nothing_was_made() {
+        use CloudErrorKind::{Ambiguous, RateLimited};
+        let wait = Some(Seconds::new(9));
+        let busy = RateLimited { retry_after: wait };
+        let cases = [
+            (503, "", Ambiguous, busy),
+            (503, "Unavailable", Ambiguous, busy),
+            (503, "ServiceUnavailable", Ambiguous, busy),
+            (503, "RequestLimitExceeded", busy, busy),
+            (503, "Server.RequestLimitExceeded", busy, busy),
+            (503, "SlowDown", busy, busy),
+            (429, "", busy, busy),
+        ];
+        for (status, code, creating, otherwise) in cases {
+            let mut problem = refused(status, code, "said");
+            if let Problem::Refused(refusal) = &mut problem {
+                refusal.retry_after = wait;
+            }
             assert_eq!(problem.kind(Doing::Create), creating, "{status} {code}");
             assert_eq!(problem.kind(Doing::Other), otherwise, "{status} {code}");
         }

@@ -373,6 +373,26 @@ async fn an_unclear_answer_to_a_creation_is_ambiguous_and_it_is_sent_once() {
     }
 }
 
+/// A proxy says so when the service took too long, and may have made the machine after all.
+#[tokio::test]
+async fn a_creation_that_was_told_to_wait_is_ambiguous_and_the_service_is_left_alone() {
+    let relay = service(|sent| match sent.action() {
+        "RunInstances" => Act::Busy(60),
+        _ => Act::Say(200, listing("")),
+    });
+    let cloud = connect(&amazon(&relay));
+    let mut wanted = contract::request(&cloud, &ground("ami-1")).await;
+    wanted.public_key = None;
+    let error = cloud.create(&wanted).await.unwrap_err();
+    assert_eq!(error.kind, CloudErrorKind::Ambiguous, "{error}");
+    let error = cloud.create(&wanted).await.unwrap_err();
+    assert!(
+        matches!(error.kind, CloudErrorKind::RateLimited { retry_after: Some(wait) } if wait.get() > 50),
+        "{error}"
+    );
+    assert_eq!(relay.of("RunInstances").len(), 1);
+}
+
 /// Moto has the key of an RSA user under the fingerprint that Amazon gives it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_imported_once_and_known_again() {

@@ -65,6 +65,8 @@ pub enum Act {
     Anonymous,
     /// It is answered here.
     Say(u16, String),
+    /// It is answered here with 503, no code, and a request to wait for so many seconds.
+    Busy(u32),
 }
 
 impl Act {
@@ -165,6 +167,11 @@ fn serve(
             "HTTP/1.1 {status} Said\r\nContent-Type: text/xml\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n{body}",
             body.len()
+        )
+        .into_bytes(),
+        Act::Busy(seconds) => format!(
+            "HTTP/1.1 503 Said\r\nRetry-After: {seconds}\r\nContent-Length: 0\r\n\
+             Connection: close\r\n\r\n"
         )
         .into_bytes(),
     };
