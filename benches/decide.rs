@@ -156,6 +156,7 @@ fn machine(number: usize) -> Machine {
             fizzle: Some(Seconds::new(600)),
             hepscore23_per_processor: None,
             accounting_fqan: None,
+            log_joboutputs: false,
             logged: None,
             flavor: None,
             zone: None,

@@ -31,6 +31,7 @@ pub fn contents(
         hepscore23_per_processor: configured
             .and_then(|configured| configured.hepscore23_per_processor),
         accounting_fqan: configured.and_then(|configured| configured.accounting_fqan.clone()),
+        log_joboutputs: configured.is_some_and(|configured| configured.log_joboutputs),
         flavor: None,
         zone: None,
         user_data: None,

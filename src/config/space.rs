@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Gigabytes, MachinetypeName, Processors, Seconds, Secret, SpaceName, Timestamp};
+use crate::model::{
+    Gigabytes, MachineFiles, MachinetypeName, Processors, Seconds, Secret, SpaceName, Timestamp,
+};
 
 use super::MachinetypeConfig;
 use super::options::ApiName;
@@ -61,6 +63,16 @@ impl SpaceConfig {
             Api::Ec2(options) => &options.zones,
             Api::Simulated(_) => &[],
         }
+    }
+
+    /// Whether what a machine wrote is to be copied when it has finished (log_joboutputs): as its
+    /// machinetype has it, or had it when the machine was made if it is no longer configured.
+    pub fn keeps_joboutputs(&self, machine: &MachineFiles) -> bool {
+        self.machinetypes
+            .get(&machine.machinetype)
+            .map_or(machine.log_joboutputs, |configured| {
+                configured.log_joboutputs
+            })
     }
 
     /// The flavors that the machinetypes of an EC2 space name, with what the configuration says of

@@ -99,7 +99,7 @@ fn one_machine(view: &View<'_>, machine: &MachineView<'_>, actions: &mut Vec<Boo
     }
     if is_expired(view, machine) {
         actions.push(Bookkeeping::Forget { machine: name() });
-    } else if over && is_to_be_kept(machine) {
+    } else if over && is_to_be_kept(view, machine) {
         actions.push(Bookkeeping::KeepJoboutputs {
             machine: name(),
             machinetype: files.machinetype.clone(),
@@ -222,11 +222,9 @@ fn stop(machine: &MachineView<'_>, finish: &Finish) -> Option<Bookkeeping> {
 }
 
 /// Whether what a machine wrote is still to be copied.
-fn is_to_be_kept(machine: &MachineView<'_>) -> bool {
-    let wanted = machine
-        .machinetype
-        .is_some_and(|configured| configured.log_joboutputs);
-    wanted && machine.machine.files.logged.is_none()
+fn is_to_be_kept(view: &View<'_>, machine: &MachineView<'_>) -> bool {
+    let files = &machine.machine.files;
+    files.logged.is_none() && view.config.keeps_joboutputs(files)
 }
 
 /// The new shutdowntime of a machine that has to be down sooner than it was told: never less than
@@ -348,7 +346,7 @@ fn is_abort(
 /// longer when what is in it could not be copied yet.
 fn is_expired(view: &View<'_>, machine: &MachineView<'_>) -> bool {
     let over = matches!(machine.bucket, Bucket::Gone | Bucket::NeverAppeared);
-    let longer = if is_to_be_kept(machine) {
+    let longer = if is_to_be_kept(view, machine) {
         COPY_PATIENCE
     } else {
         Seconds::default()

@@ -180,6 +180,7 @@ pub fn files(name: &str, created: u64) -> MachineFiles {
         fizzle: None,
         hepscore23_per_processor: None,
         accounting_fqan: None,
+        log_joboutputs: false,
         logged: None,
         flavor: None,
         zone: None,

@@ -245,6 +245,9 @@ impl Draft<'_> {
         if let Some(fqan) = &configured.accounting_fqan {
             self.write("accounting_fqan", fqan);
         }
+        if configured.log_joboutputs {
+            self.write("log_joboutputs", "True");
+        }
     }
 
     /// Marks an end as finished that the old daemon has dealt with: it wrote the time of an abort,

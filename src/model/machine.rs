@@ -232,6 +232,9 @@ pub struct MachineFiles {
     /// `accounting_fqan` of its machinetype when it was created, for when that is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accounting_fqan: Option<String>,
+    /// `log_joboutputs`: whether its machinetype had that when it was created, for when that is gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub log_joboutputs: bool,
     /// `logged`: when the copy of what it wrote was whole, for log_joboutputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logged: Option<Timestamp>,

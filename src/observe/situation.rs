@@ -143,6 +143,8 @@ struct Directory {
     hepscore23_per_processor: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     accounting_fqan: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    log_joboutputs: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     logged: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -458,6 +460,7 @@ impl Directory {
             fizzle: self.fizzle_seconds,
             hepscore23_per_processor: self.hepscore23_per_processor,
             accounting_fqan: self.accounting_fqan.clone(),
+            log_joboutputs: self.log_joboutputs,
             logged: self.logged,
             flavor: self.flavor.clone(),
             zone: self.zone.clone(),
@@ -504,6 +507,7 @@ impl Directory {
             fizzle_seconds: files.fizzle,
             hepscore23_per_processor: files.hepscore23_per_processor,
             accounting_fqan: files.accounting_fqan,
+            log_joboutputs: files.log_joboutputs,
             logged: files.logged,
             flavor: files.flavor,
             zone: files.zone,

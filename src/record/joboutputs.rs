@@ -60,12 +60,7 @@ impl Recorder<'_> {
         let Some(files) = self.memory.machines.get(machine) else {
             return;
         };
-        let wanted = self
-            .config
-            .machinetypes
-            .get(&files.machinetype)
-            .is_some_and(|configured| configured.log_joboutputs);
-        if wanted && files.logged.is_none() {
+        if files.logged.is_none() && self.config.keeps_joboutputs(files) {
             warn!(%machine, "what it left could not be copied in time, and goes with its directory");
         }
     }

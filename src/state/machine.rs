@@ -44,6 +44,8 @@ pub struct NewMachine {
     pub hepscore23_per_processor: Option<f64>,
     /// `accounting_fqan` of the machinetype.
     pub accounting_fqan: Option<String>,
+    /// `log_joboutputs` of the machinetype.
+    pub log_joboutputs: bool,
     /// The cloud's identifier of the flavor that is asked for.
     pub flavor: Option<String>,
     /// The zone that is asked for.
@@ -249,6 +251,9 @@ fn fill_machine(
     if let Some(fqan) = &new.accounting_fqan {
         public(&dir.join("accounting_fqan"), fqan)?;
     }
+    if new.log_joboutputs {
+        public(&dir.join("log_joboutputs"), "True")?;
+    }
     for (file, text) in [("flavor", &new.flavor), ("zone", &new.zone)] {
         if let Some(text) = text {
             public(&dir.join(file), text)?;
@@ -313,6 +318,7 @@ mod tests {
             fizzle: Some(Seconds::new(600)),
             hepscore23_per_processor: Some(11.25),
             accounting_fqan: Some("/vo/Role=NULL".to_owned()),
+            log_joboutputs: true,
             flavor: Some("flavor-1".to_owned()),
             zone: Some("zone-a".to_owned()),
             user_data: Some(Secret::new(b"secret".to_vec())),
@@ -459,7 +465,11 @@ mod tests {
         let joboutputs = store.layout().published(&new.name, Published::Joboutputs);
         for text in ["700 Failed to start", "700 Passed shutdowntime"] {
             store.leave_shutdown_message(&new.name, text).unwrap();
-            assert_eq!(*synced.0.lock().unwrap(), [joboutputs.clone()], "{text}");
+            assert_eq!(
+                *synced.0.lock().unwrap(),
+                std::slice::from_ref(&joboutputs),
+                "{text}"
+            );
         }
     }
 }

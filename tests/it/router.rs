@@ -42,6 +42,7 @@ impl World {
             fizzle: None,
             hepscore23_per_processor: None,
             accounting_fqan: None,
+            log_joboutputs: false,
             flavor: None,
             zone: None,
             https_x509dn: Some(DN.to_owned()),

@@ -87,6 +87,7 @@ fn machine(name: &str, machinetype: &str, dn: Option<&str>) -> NewMachine {
         fizzle: None,
         hepscore23_per_processor: None,
         accounting_fqan: None,
+        log_joboutputs: false,
         flavor: None,
         zone: None,
         https_x509dn: dn.map(ToOwned::to_owned),

@@ -642,6 +642,7 @@ async fn https_server(state: &Path, name: &MachineName) -> (Server, std::path::P
             fizzle: None,
             hepscore23_per_processor: None,
             accounting_fqan: None,
+            log_joboutputs: false,
             flavor: None,
             zone: None,
             user_data: None,

@@ -418,6 +418,9 @@ impl World {
                     &[site.wrong_clock.as_slice(), &factory.refusals].concat(),
                 )
                 .map_err(|what| format!("{name} ({}): {what}", server.id))?;
+                if at == 0 && files.is_none() {
+                    self.copy_is_there(space, name)?;
+                }
             }
         }
         if seen != archived.len() {
@@ -635,6 +638,32 @@ impl World {
             };
         }
         lost
+    }
+
+    /// What a machine wrote outlives its directory, if its machinetype asks for that.
+    fn copy_is_there(&self, space: &Space, machine: &str) -> Result<(), String> {
+        let has_spoken = self
+            .guests
+            .iter()
+            .any(|guests| guests.accepted.contains_key(machine));
+        let mut kinds = space.kinds.iter();
+        let kind = kinds.find(|kind| machine.starts_with(&format!("vcycle-{}-", kind.name)));
+        let Some(kind) = kind.filter(|kind| has_spoken && kind.keeps_outputs()) else {
+            return Ok(());
+        };
+        self.note("= copies judged whose machines' directories are gone");
+        let names = (SpaceName::new(space.name), MachinetypeName::new(kind.name));
+        let (Ok(space), Ok(kind)) = names else {
+            return Ok(());
+        };
+        let store = self.factories[0].store();
+        let place = store.layout().joboutputs_of(&space, &kind).join(machine);
+        if place.exists() {
+            return Ok(());
+        }
+        Err(format!(
+            "what {machine} wrote was not copied before its directory was removed"
+        ))
     }
 
     /// What a VM has said and was told to have been heard is there, and what follows from it.

@@ -157,6 +157,8 @@ pub(super) fn load_directory(
         )?
         .filter(|power: &f64| power.is_finite() && *power > 0.0),
         accounting_fqan: read_small(disk, &dir.join("accounting_fqan"))?,
+        log_joboutputs: read_small(disk, &dir.join("log_joboutputs"))?
+            .is_some_and(|word| word.trim() == "True"),
         logged: time(TimeFile::Logged)?,
         flavor: word("flavor")?,
         zone: word("zone")?,
