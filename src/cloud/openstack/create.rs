@@ -182,7 +182,7 @@ fn create_kind(answer: &Answer) -> CloudErrorKind {
         401 => CloudErrorKind::Auth,
         403 | 413 => forbidden_kind(answer),
         429 => CloudErrorKind::RateLimited { retry_after },
-        503 if retry_after.is_some() => CloudErrorKind::RateLimited { retry_after },
+        // Also with Retry-After: a proxy can say so after Nova has taken the request.
         408 | 500..=599 => CloudErrorKind::Ambiguous,
         _ if says(answer, blame::NO_ROOM) => CloudErrorKind::Capacity,
         _ => CloudErrorKind::Rejected,
@@ -292,7 +292,7 @@ mod tests {
             (500, "{}", None, Ambiguous),
             (502, "<h1>Bad Gateway</h1>", None, Ambiguous),
             (503, "", None, Ambiguous),
-            (503, "", Some(9), wait),
+            (503, "", Some(9), Ambiguous),
             (504, "", Some(9), Ambiguous),
             (302, "", None, Rejected),
         ];
