@@ -216,7 +216,7 @@ mod tests {
         let (durable, layout) = watched(dir.path(), false);
         let now = Timestamp::from_unix(1_764_547_199);
         let first = add(&layout, "one", now).unwrap();
-        assert_eq!(*durable.names.lock().unwrap(), [first.clone()]);
+        assert_eq!(*durable.names.lock().unwrap(), std::slice::from_ref(&first));
         let second = first.with_file_name("23595900000001");
         add_as(&layout, &second, "two").unwrap();
         let names = durable.names.lock().unwrap();

@@ -1,5 +1,5 @@
-//! VacMon: what the daemon tells monitoring services of other people, as VacQuery 01.02 over UDP
-//!. Nobody answers, and nothing depends on it.
+//! VacMon: what the daemon tells monitoring services of other people, as VacQuery 01.02 over UDP.
+//! Nobody answers, and nothing depends on it.
 //!
 //! [`message`] says what, and is pure; [`host`] looks at this host; [`send`] sends, where it
 //! holds up nobody.

@@ -129,7 +129,7 @@ fn timestamp(time: &DateTime) -> Option<Timestamp> {
     u64::try_from(time.secs()).ok().map(Timestamp::from_unix)
 }
 
-/// Some words are those of OpenStack's EC2.
+/// What a word for the state of an instance means. Some are those of OpenStack's EC2.
 fn state(word: &str) -> MachineState {
     match word {
         "pending" => MachineState::Starting,
