@@ -23,10 +23,13 @@ const fn delete_pause(tries: u32) -> Seconds {
     }
 }
 
-/// The machines to destroy now.
+/// The machines to destroy now. Those that have been tried least, and not for the longest time, are
+/// the first: where deletes hang, a pass has no time for all.
 pub(super) fn deletes(view: &View<'_>) -> Vec<Delete> {
     let mut deletes = Vec::new();
-    for machine in &view.machines {
+    let mut in_turn: Vec<_> = view.machines.iter().collect();
+    in_turn.sort_by_key(|machine| (machine.machine.delete_tries, machine.machine.files.deleted));
+    for machine in in_turn {
         // While the machine itself is missing from the listing, the VMs that share its name are
         // left alone: it may be this listing that is wrong.
         let is_missing = machine.bucket == Bucket::Unlisted;

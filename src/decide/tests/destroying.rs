@@ -296,9 +296,9 @@ fn a_delete_in_the_future_is_not_waited_for() {
          a.4 deleting started=-9000 finished=-60 stopped=-60 created=+90000 deleted=+90000
          a.5 deleting started=-9000 finished=-60 stopped=-60 created=+90000 deleted=-60
          a.6 deleting started=-9000 finished=-60 stopped=-60 created=-9000 deleted=+1 cloud-updated=-60",
-        "delete a.1: it has stopped
-         delete a.2: still there 9000 s after it was deleted
-         delete a.4: still there 3600 s after it was deleted",
+        "delete a.2: still there 9000 s after it was deleted
+         delete a.4: still there 3600 s after it was deleted
+         delete a.1: it has stopped",
     );
 }
 
