@@ -88,6 +88,8 @@ pub struct Knowledge {
     pub told_end: Option<u64>,
     /// Some listing showed it after its start and before its end, whatever came of the pass.
     pub shown_alive: bool,
+    /// A listing said that it has ended, or is being deleted.
+    pub told_over: bool,
     /// The shortest run that complete listings told of, once it had shut down.
     pub told_run: Option<u64>,
     /// Some of them was told to the daemon that runs, or to one that has come to the end of its pass.
@@ -359,7 +361,9 @@ impl Ledger {
                     known.told_run = runs.min();
                     known.is_told |= seen.ran.is_some();
                     known.shown_alive |= seen.alive;
-                    if seen.running {
+                    // Its end is written down at the first word of it, and once.
+                    known.told_over |= seen.over;
+                    if seen.running && !known.told_over {
                         known.first_running.get_or_insert(now);
                         let before = known.last_running.replace(times.pass_began);
                         let gap = now.saturating_sub(before.unwrap_or(now));
@@ -559,9 +563,12 @@ impl Ledger {
             return true;
         }
         // Its own machine counts on, until it was missing twice; one that has ended, or that it was
-        // told is being deleted, and that is missing does not.
+        // told is being deleted, and that is missing does not. Nor one that is missing, and so is its
+        // directory.
         let is_over = server.ended.is_some() || !server.deletions.is_empty();
-        made_it && !known.written_off && !(is_over && known.omitted > 0)
+        let is_lost = self.lost.contains(&server.first_name);
+        let is_gone = known.written_off || is_lost || (is_over && known.omitted > 0);
+        made_it && !is_gone
     }
 
     fn shown(&self, servers: &[&Server]) -> String {
