@@ -30,6 +30,21 @@ enum Kind {
     },
 }
 
+/// A moment by a clock, and by the host's count of the time that passes, which nobody can set and
+/// which stands still while the host is suspended.
+#[derive(Clone, Copy, Debug)]
+pub struct Lap {
+    at: Timestamp,
+    counted: tokio::time::Instant,
+}
+
+impl Lap {
+    /// What the clock showed.
+    pub const fn at(&self) -> Timestamp {
+        self.at
+    }
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the one place that reads the time"
@@ -92,6 +107,31 @@ impl Clock {
         }
     }
 
+    /// This moment, to measure from.
+    pub fn lap(&self) -> Lap {
+        Lap {
+            at: self.now(),
+            counted: tokio::time::Instant::now(),
+        }
+    }
+
+    /// How much time has passed since `lap`, whatever the clock was set to. A manual clock knows
+    /// no other time than its own.
+    pub fn passed(&self, lap: &Lap) -> Seconds {
+        let counted = lap.counted.elapsed();
+        match &self.0 {
+            Kind::System | Kind::Timer { .. } => Seconds::new(counted.as_secs()),
+            Kind::Fast { speed, .. } => Seconds::new(counted.saturating_mul(*speed).as_secs()),
+            Kind::Manual(_) => self.now().since(lap.at),
+        }
+    }
+
+    /// By how much the clock was set forward since `lap`; what the host was suspended for counts
+    /// as that, too.
+    pub fn skipped(&self, lap: &Lap) -> Seconds {
+        self.now().since(lap.at + self.passed(lap))
+    }
+
     /// Moves a manual clock; does nothing to the others.
     pub fn set(&self, now: Timestamp) {
         if let Kind::Manual(seconds) = &self.0 {
@@ -118,5 +158,34 @@ impl Clock {
     /// Waits for `seconds` of this clock.
     pub async fn sleep(&self, seconds: Seconds) {
         tokio::time::sleep(self.real(seconds)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_passes_and_what_is_skipped_are_told_apart() {
+        let clock = Clock::timer(Timestamp::from_unix(1_000_000));
+        let lap = clock.lap();
+        clock.sleep(Seconds::new(90)).await;
+        let seen = |clock: &Clock| (clock.passed(&lap).get(), clock.skipped(&lap).get());
+        assert_eq!(seen(&clock), (90, 0));
+        clock.step(3600);
+        assert_eq!(seen(&clock), (90, 3600));
+        clock.step(-7200);
+        assert_eq!(seen(&clock), (90, 0), "set back is not forward");
+    }
+
+    #[test]
+    fn the_speed_of_a_fast_clock_is_no_skip() {
+        let clock = Clock::fast(10_000);
+        let lap = clock.lap();
+        while clock.now().since(lap.at()) < Seconds::new(1000) {
+            std::hint::spin_loop();
+        }
+        assert!(clock.skipped(&lap) < Seconds::new(500));
+        assert!(clock.passed(&lap) > Seconds::new(500));
     }
 }

@@ -179,6 +179,7 @@ fn put(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
 }
 
+/// Without `last_scan`, which each scan changes, and `tmp`, into which each cycle tries to write.
 fn changed_below(dir: &Path, then: (i64, i64)) -> usize {
     let mut changed = 0;
     for entry in fs::read_dir(dir).unwrap() {
@@ -188,7 +189,8 @@ fn changed_below(dir: &Path, then: (i64, i64)) -> usize {
             changed += changed_below(&entry.path(), then);
         }
         let later = (found.ctime(), found.ctime_nsec()) > then;
-        changed += usize::from(later && entry.file_name() != "last_scan");
+        let is_meant = entry.file_name() != "last_scan" && entry.file_name() != "tmp";
+        changed += usize::from(later && is_meant);
     }
     changed
 }

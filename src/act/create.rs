@@ -184,7 +184,7 @@ async fn try_create(
     pass: &Mutex<Pass>,
     (files, no_room): (&mut Option<MachineFiles>, &mut Vec<(Placement, CloudError)>),
 ) -> Result<CloudId, CreateError> {
-    unless_stopping(actor)?;
+    unless_over(actor)?;
     let Some(machinetype) = actor.config.machinetypes.get(&create.machinetype) else {
         return Err(CreateError::NotTried("its machinetype is gone".to_owned()));
     };
@@ -207,7 +207,7 @@ async fn try_create(
             continue;
         }
         // Getting here can have taken a while.
-        unless_stopping(actor)?;
+        unless_over(actor)?;
         let flavor = placement.flavor.clone();
         let request = CreateRequest {
             name: create.machine.clone(),
@@ -250,9 +250,14 @@ fn image<'a>(actor: &'a Actor, machinetype: &'a MachinetypeConfig) -> Result<&'a
     }
 }
 
-fn unless_stopping(actor: &Actor) -> Result<(), CreateError> {
+fn unless_over(actor: &Actor) -> Result<(), CreateError> {
     if actor.stop.is_cancelled() {
         return Err(CreateError::NotTried("the daemon is stopping".to_owned()));
+    }
+    if actor.is_late(actor.hold) {
+        return Err(CreateError::NotTried(
+            "it was decided too long ago; the next cycle decides anew".to_owned(),
+        ));
     }
     Ok(())
 }

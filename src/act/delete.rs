@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use super::{Actor, CONCURRENCY};
 use crate::cloud::{CloudError, Deletion};
 use crate::decide::{Delete, Reason};
-use crate::model::{MachineName, Timestamp};
+use crate::model::{MachineName, Seconds, Timestamp};
 use crate::state::{StateError, TimeFile};
 
 /// What became of one delete.
@@ -33,6 +33,9 @@ pub enum DeleteError {
     /// The daemon is stopping.
     #[error("not tried, because the daemon is stopping")]
     Stopping,
+    /// It was decided so long ago that the machine can be another.
+    #[error("it was decided too long ago; the next cycle decides anew")]
+    Late,
     /// The reason no longer holds.
     #[error("the machine has written its heartbeat since")]
     Withdrawn,
@@ -65,6 +68,9 @@ async fn try_delete(
 ) -> Result<Deletion, DeleteError> {
     if actor.stop.is_cancelled() {
         return Err(DeleteError::Stopping);
+    }
+    if actor.is_late(Seconds::new(actor.hold.get() / 2)) {
+        return Err(DeleteError::Late);
     }
     // The files of a machine speak of the VM that is kept, not of its duplicate.
     if delete.reason != Reason::Duplicate {

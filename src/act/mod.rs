@@ -30,11 +30,11 @@ pub use mark::mark_all;
 pub use remove::{RemoveError, RemoveOutcome, public_keys, remove_all};
 
 use crate::blocking;
-use crate::clock::Clock;
+use crate::clock::{Clock, Lap};
 use crate::cloud::Cloud;
 use crate::config::SpaceConfig;
 use crate::decide::Heartbeats;
-use crate::model::{FactoryName, ImageState, MachinetypeName};
+use crate::model::{FactoryName, ImageState, MachinetypeName, Seconds};
 use crate::rng::Seeds;
 use crate::state::Store;
 
@@ -54,6 +54,10 @@ pub struct Actor {
     pub factory: FactoryName,
     /// The time.
     pub clock: Clock,
+    /// When it was decided what is carried out.
+    pub decided: Lap,
+    /// For how long creates are begun after that; deletes, which come first, for half of it.
+    pub hold: Seconds,
     /// How far images are that come from this host.
     pub images: BTreeMap<MachinetypeName, ImageState>,
     /// Where templates come from.
@@ -67,6 +71,12 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// Whether what was decided for so long has to be decided anew: by now the machines, the
+    /// configuration and what others do in the project can be others.
+    fn is_late(&self, hold: Seconds) -> bool {
+        self.clock.passed(&self.decided) > hold
+    }
+
     /// Runs file work where it may block.
     async fn on_disk<T: Send + 'static>(
         &self,

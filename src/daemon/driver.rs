@@ -206,6 +206,7 @@ impl Driver {
                 templates: Templates::new(&config.server.ca_path),
                 cache: images::Cache::new(&config.server.ca_path),
                 hearing: server.hearing(),
+                lap: settings.clock.lap(),
                 config: Arc::clone(&config),
             },
             common,
@@ -280,6 +281,8 @@ impl Driver {
         let mut next = self.tick.clone();
         self.take_over(loaded, now, &mut next);
         let time = (&self.settings.clock, self.settings.interval);
+        // Before it is looked for breaks: what comes after that, the passes find.
+        next.lap = self.settings.clock.lap();
         self.server
             .tend(
                 &next.config.server,

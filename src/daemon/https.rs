@@ -4,27 +4,35 @@
 //! written it. While the server is down nothing is judged by heartbeats ([`Hearing::Deaf`]), and
 //! after a break (a start, a suspended host, a clock that was set) their age counts anew: where another
 //! program takes them, too, for the host may have been down with both, and what was written just before
-//! that may be lost with the power. A changed
+//! that may be lost with the power. Nor can it be written to a disk that takes nothing. A changed
 //! [server] section takes the place of the old one only when a server could start with it.
 
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::status::HttpsStatus;
-use crate::clock::Clock;
+use crate::blocking;
+use crate::clock::{Clock, Lap};
 use crate::config::ServerConfig;
 use crate::metrics::Metrics;
 use crate::model::{Heartbeat, Seconds, SpaceSnapshot, Timestamp};
 use crate::server::{Server, ServerError};
-use crate::state::Store;
+use crate::state::{StateError, Store};
 use crate::telemetry::{Lasted, Repeats, Telling};
 
 /// How long the HTTPS server waits for requests that are being answered.
 const SERVER_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
-/// What a tick may be late, beside a whole interval, before it is taken for a break.
-const LATE: Seconds = Seconds::new(120);
-/// The two kinds of trouble that are told once.
+/// What a tick may be late, beside a whole interval, and the clock be set forward, before it is taken
+/// for a break.
+pub(super) const LATE: Seconds = Seconds::new(120);
+/// The kinds of trouble that are told once.
 const START: &str = "start of the HTTPS server";
 const CHANGE: &str = "change of the HTTPS server";
+const DISK: &str = "the disk for heartbeats";
+/// How long a tick waits for the disk.
+const PROBE_TIME: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Whether machines can write their heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +68,9 @@ pub(super) struct HttpsServer {
     server: Option<Server>,
     metrics: Metrics,
     hearing: Hearing,
-    last_tick: Timestamp,
+    last_tick: Lap,
+    /// Under way while the disk lets a write wait.
+    probe: Option<JoinHandle<Result<(), StateError>>>,
     /// Why it does not run, or not with the section as it is now.
     problem: Option<String>,
 }
@@ -87,7 +97,8 @@ impl HttpsServer {
             server: None,
             metrics: metrics.clone(),
             hearing: Hearing::Elsewhere(now),
-            last_tick: now,
+            last_tick: clock.lap(),
+            probe: None,
             problem: None,
         };
         if asks_for_one(config) {
@@ -118,7 +129,7 @@ impl HttpsServer {
     pub(super) async fn tend(
         &mut self,
         wanted: &ServerConfig,
-        store: &Store,
+        store: &Arc<Store>,
         (clock, interval): (&Clock, Seconds),
         repeats: &mut Repeats,
     ) {
@@ -133,16 +144,17 @@ impl HttpsServer {
             info!("[server] is again what the HTTPS server runs with");
             self.problem = None;
         }
-        let now = clock.now();
+        let this_tick = clock.lap();
         match &self.server {
             Some(server) => {
                 server.reload();
-                self.note_breaks(now, interval);
+                self.note_breaks(clock, interval);
             }
             None if asks_for_one(&self.config) => self.start_again(store, clock, repeats).await,
-            None => self.note_breaks(now, interval),
+            None => self.note_breaks(clock, interval),
         }
-        self.last_tick = now;
+        self.note_disk(store, clock.now(), repeats).await;
+        self.last_tick = this_tick;
     }
 
     /// Lets the old server go, so that the next one can have its ports; but not before it is known
@@ -215,9 +227,10 @@ impl HttpsServer {
 
     /// While the host was suspended no machine could write, and when the clock has jumped the age
     /// of what they wrote means nothing: they get time to be heard again.
-    fn note_breaks(&mut self, now: Timestamp, interval: Seconds) {
-        let gap = now.since(self.last_tick);
-        let late = gap > interval + interval + LATE;
+    fn note_breaks(&mut self, clock: &Clock, interval: Seconds) {
+        let now = clock.now();
+        let gap = now.since(self.last_tick.at());
+        let late = gap > interval + interval + LATE || clock.skipped(&self.last_tick) > LATE;
         let since = match &mut self.hearing {
             Hearing::Elsewhere(since) | Hearing::Since(since) => since,
             Hearing::Deaf => return,
@@ -232,6 +245,46 @@ impl HttpsServer {
                     "the clock went back".to_owned()
                 }
             );
+        }
+    }
+
+    /// A disk that is full, or that cannot be written to, takes no heartbeats either, and when it
+    /// takes them again those that are there are old: machines get time to be heard again.
+    async fn note_disk(&mut self, store: &Arc<Store>, now: Timestamp, repeats: &mut Repeats) {
+        let Err(problem) = self.probe(store).await else {
+            if repeats.ended(DISK).is_some() {
+                info!("machines can write again; their heartbeats count anew");
+            }
+            return;
+        };
+        if let Hearing::Elsewhere(since) | Hearing::Since(since) = &mut self.hearing {
+            *since = now;
+        }
+        let still = match repeats.telling(DISK, &problem, now) {
+            Telling::News => String::new(),
+            Telling::Reminder(lasted) => format!("still, since {}: ", lasted.since.to_rfc3339()),
+            Telling::Nothing => return,
+        };
+        error!(
+            "{still}{problem}: machines cannot write either, and none is judged by heartbeats written here"
+        );
+    }
+
+    /// Whether the disk takes anything, by a write for which nobody waits long: the watchdog waits for
+    /// ticks.
+    async fn probe(&mut self, store: &Arc<Store>) -> Result<(), String> {
+        let store = Arc::clone(store);
+        let mut writing = self
+            .probe
+            .take()
+            .unwrap_or_else(|| tokio::spawn(blocking::run(move || store.try_to_write())));
+        match tokio::time::timeout(PROBE_TIME, &mut writing).await {
+            Ok(Ok(written)) => written.map_err(|problem| problem.to_string()),
+            Ok(Err(failed)) => Err(format!("an internal error: {failed}")),
+            Err(_) => {
+                self.probe = Some(writing);
+                Err("the state directory lets a write wait".to_owned())
+            }
         }
     }
 
@@ -257,7 +310,7 @@ mod tests {
 
     struct World {
         dir: tempfile::TempDir,
-        store: Store,
+        store: Arc<Store>,
         clock: Clock,
         repeats: Repeats,
         server: HttpsServer,
@@ -280,7 +333,7 @@ mod tests {
         /// A daemon without a server of its own.
         async fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let store = Store::open(dir.path().join("state")).unwrap();
+            let store = Arc::new(Store::open(dir.path().join("state")).unwrap());
             let clock = Clock::manual(Timestamp::from_unix(1_700_000_000));
             let none = config(dir.path(), None);
             Self {
@@ -366,6 +419,51 @@ mod tests {
         let mut snapshot = testing::snapshot(Vec::new());
         resumed.apply(&mut snapshot);
         assert_eq!(snapshot.listening_since, Some(world.clock.now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_set_forward_is_a_break_whatever_the_interval() {
+        let mut world = World::new().await;
+        world.clock = Clock::timer(world.clock.now());
+        let none = config(world.dir.path(), None);
+        let metrics = Metrics::default();
+        let server = HttpsServer::start(&none, &world.store, &world.clock, &metrics);
+        world.server = server.await.unwrap();
+        let began = world.clock.now();
+        let mut heard = Vec::new();
+        for set_forward in [0, 100, 130] {
+            tokio::time::sleep(INTERVAL.to_duration()).await;
+            world.clock.step(set_forward);
+            heard.push(world.tick(&none, 0).await);
+        }
+        let since = |time| Hearing::Elsewhere(time);
+        let now = world.clock.now();
+        assert_eq!(heard, [since(began), since(began), since(now)]);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_takes_nothing_makes_no_machine_silent() {
+        let mut world = World::new().await;
+        let none = config(world.dir.path(), None);
+        let Hearing::Elsewhere(at_first) = world.tick(&none, 60).await else {
+            panic!("there is no server");
+        };
+        let tmp = world.store.layout().tmp();
+        std::fs::remove_dir(&tmp).unwrap();
+        std::fs::File::create(&tmp).unwrap();
+        let later = Hearing::Elsewhere(at_first + Seconds::new(240));
+        world.tick(&none, 60).await;
+        world.tick(&none, 60).await;
+        assert_eq!(
+            world.repeats.ended(DISK).map(|lasted| lasted.count),
+            Some(2)
+        );
+        world.tick(&none, 60).await;
+        std::fs::remove_file(&tmp).unwrap();
+        std::fs::create_dir(&tmp).unwrap();
+        // From the last time on that it took nothing.
+        assert_eq!(world.tick(&none, 60).await, later);
+        assert_eq!(world.tick(&none, 60).await, later);
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub use status::{
 };
 
 use crate::act::userdata::Templates;
-use crate::clock::Clock;
+use crate::clock::{Clock, Lap};
 use crate::cloud::http::Network;
 use crate::config::{self, Config};
 use crate::events::{self, EventLog};
@@ -150,6 +150,8 @@ struct Tick {
     templates: Templates,
     cache: images::Cache,
     hearing: Hearing,
+    /// When it was made.
+    lap: Lap,
 }
 
 /// What stays the same for the life of the daemon.

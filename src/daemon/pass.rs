@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
+use super::https::LATE;
 use super::joboutputs::{self, Keeper};
 use super::leaks::LeakMemory;
 use super::look::{Observed, observe_once};
@@ -15,6 +17,7 @@ use super::vacmon::VacMonMemory;
 use super::{Common, Tick, tried};
 use crate::act::{self, Actor, CreateError, CreateOutcome};
 use crate::blocking;
+use crate::clock::Lap;
 use crate::cloud::http::UNUSABLE;
 use crate::cloud::{Cloud, CloudError, CloudErrorKind};
 use crate::config::SpaceConfig;
@@ -22,7 +25,7 @@ use crate::decide::{self, Blocked, Bookkeeping, Concern, Finish, Heartbeats, Pla
 use crate::events::Event;
 use crate::images;
 use crate::migrate::waiting::Waiting;
-use crate::model::{MachineName, MachinetypeName, SpaceSnapshot, Timestamp};
+use crate::model::{MachineName, MachinetypeName, Seconds, SpaceSnapshot, Timestamp};
 use crate::observe::Memory;
 use crate::record::{self, HeartbeatLists, Recorder, Totals};
 use crate::remote::Remotes;
@@ -96,6 +99,8 @@ pub(super) struct Known {
 pub(super) struct Pass<'a> {
     pub common: &'a Common,
     pub tick: &'a Tick,
+    /// What has been said since this pass began.
+    pub latest: &'a watch::Receiver<Tick>,
     pub config: Arc<SpaceConfig>,
     pub cloud: Arc<dyn Cloud>,
     pub known: &'a mut Known,
@@ -111,6 +116,10 @@ pub(super) struct Done {
     /// The machines.
     pub machines: Vec<MachineStatus>,
 }
+
+/// For so long at least what was decided is begun. The first of many machines can tell that there is no
+/// work before the last is asked for, and deletes that all wait for a cloud can take an hour.
+const DECISIONS_HOLD: Seconds = Seconds::new(300);
 
 /// Whether a machine was refused in a way that a lost image would be.
 fn may_lack_image(outcome: &CreateOutcome) -> bool {
@@ -130,8 +139,10 @@ impl Pass<'_> {
         self.collect_joboutputs();
         // What was seen is at least as old as this: a listing with repeats takes minutes.
         let scanned = self.common.clock.now();
-        let (snapshot, unread) = self.observe().await?;
+        let (mut snapshot, unread, heard) = self.observe().await?;
         let now = self.common.clock.now();
+        let decided = self.common.clock.lap();
+        self.forgive_a_break(&mut snapshot, &heard, now);
         let mut plan = self.decide(&snapshot, &unread, now, seed);
         let ends = plan.bookkeeping.iter().filter(|one| one.finish().is_some());
         let ends: Vec<Bookkeeping> = ends.cloned().collect();
@@ -139,7 +150,7 @@ impl Pass<'_> {
         self.note_backoffs(&plan.report);
         let heartbeats = decide::heartbeats(&self.config, &snapshot, &plan.deletes, now);
         self.publish_heartbeats(&heartbeats, &snapshot).await;
-        let actor = self.actor(heartbeats, &snapshot);
+        let actor = self.actor(heartbeats, &snapshot, decided);
         let planned = plan.report.clone();
         let tried = self.carry_out(&actor, plan, &failed).await;
         let report = if tried.refused.is_empty() {
@@ -157,8 +168,9 @@ impl Pass<'_> {
         })
     }
 
-    /// Looks at everything that is decided from. Ends at once when the daemon is to stop.
-    async fn observe(&mut self) -> Result<(SpaceSnapshot, Vec<Unread>), PassError> {
+    /// Looks at everything that is decided from, and until when it is known whether machines could
+    /// write. Ends at once when the daemon is to stop.
+    async fn observe(&mut self) -> Result<(SpaceSnapshot, Vec<Unread>, Lap), PassError> {
         let common = self.common;
         self.known.images.tend(&images::Scene {
             config: &self.config,
@@ -192,9 +204,26 @@ impl Pass<'_> {
         } = observed;
         self.recorder().let_go(&lost);
         snapshot.images = self.known.images.states(&self.config);
-        self.tick.hearing.apply(&mut snapshot);
+        // A listing can take longer than some ticks.
+        let (hearing, heard) = {
+            let latest = self.latest.borrow();
+            (latest.hearing, latest.lap)
+        };
+        hearing.apply(&mut snapshot);
         unread.extend(self.ask_remotes(&mut snapshot).await?);
-        Ok((snapshot, unread))
+        Ok((snapshot, unread, heard))
+    }
+
+    /// What the driver says of breaks is as old as its last tick. When the host was suspended since
+    /// then, or its clock set forward, all that machines wrote seems to be old.
+    fn forgive_a_break(&self, snapshot: &mut SpaceSnapshot, heard: &Lap, now: Timestamp) {
+        let skipped = self.common.clock.skipped(heard);
+        if skipped > LATE {
+            snapshot.hear_anew(now);
+            warn!(
+                "the clock has skipped {skipped} s during this cycle: no machine is judged by its heartbeats in it"
+            );
+        }
     }
 
     /// What is to be done, but for what rests on files that could not be read.
@@ -345,7 +374,7 @@ impl Pass<'_> {
         }
     }
 
-    fn actor(&self, heartbeats: Heartbeats, snapshot: &SpaceSnapshot) -> Actor {
+    fn actor(&self, heartbeats: Heartbeats, snapshot: &SpaceSnapshot, decided: Lap) -> Actor {
         Actor {
             images: snapshot.images.clone(),
             config: Arc::clone(&self.config),
@@ -353,6 +382,8 @@ impl Pass<'_> {
             store: Arc::clone(&self.common.store),
             factory: self.common.factory.clone(),
             clock: self.common.clock.clone(),
+            decided,
+            hold: DECISIONS_HOLD.max(self.common.interval),
             templates: self.tick.templates.clone(),
             seeds: self.common.seeds.clone(),
             heartbeats: Arc::new(heartbeats),
@@ -453,7 +484,11 @@ mod tests {
     use async_trait::async_trait;
     use tokio_util::sync::CancellationToken;
 
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::act::directory;
+    use crate::act::mjf::Size;
     use crate::act::userdata::Templates;
     use crate::clock::Clock;
     use crate::cloud::http::Network;
@@ -462,13 +497,22 @@ mod tests {
     use crate::config::{self, Config};
     use crate::daemon::Board;
     use crate::daemon::https::Hearing;
-    use crate::model::{CloudFacts, CloudId, CloudMachine, FactoryName, Leftover, Seconds};
+    use crate::decide::testing;
+    use crate::model::{
+        CloudFacts, CloudId, CloudMachine, FactoryName, Leftover, MachineState, Processors,
+        SpaceName,
+    };
     use crate::rng::Seeds;
-    use crate::state::Store;
+    use crate::state::{Published, Store, TimeFile};
 
-    /// A cloud without machines, whose listing takes ten minutes.
+    /// A cloud that takes its time, and while it lists somebody may set the clock.
     #[derive(Debug)]
-    struct Slow(Clock);
+    struct Slow {
+        clock: Clock,
+        machines: Vec<CloudMachine>,
+        times: Times,
+        deletes: Mutex<Vec<CloudId>>,
+    }
 
     #[async_trait]
     impl Cloud for Slow {
@@ -477,8 +521,9 @@ mod tests {
         }
 
         async fn list(&self) -> Result<Vec<CloudMachine>, CloudError> {
-            self.0.set(self.0.now() + Seconds::new(600));
-            Ok(Vec::new())
+            self.clock.sleep(self.times.listing).await;
+            self.clock.step(self.times.set_forward);
+            Ok(self.machines.clone())
         }
 
         async fn find(&self, _: &CloudId) -> Result<Option<CloudMachine>, CloudError> {
@@ -489,8 +534,10 @@ mod tests {
             panic!("nothing is to be created")
         }
 
-        async fn delete(&self, _: &CloudId) -> Result<Deletion, CloudError> {
-            panic!("nothing is to be deleted")
+        async fn delete(&self, machine: &CloudId) -> Result<Deletion, CloudError> {
+            self.deletes.lock().unwrap().push(machine.clone());
+            self.clock.sleep(self.times.deleting).await;
+            Ok(Deletion::Accepted)
         }
 
         async fn leftovers(&self, _: &Search) -> Leftovers {
@@ -502,11 +549,11 @@ mod tests {
         }
     }
 
-    /// One space with one machinetype.
+    /// One space with one machinetype, whose machines have to be heard of every ten minutes.
     fn config(dir: &std::path::Path) -> Config {
         let text = "[server]\nlisten = none\n[space example.org]\napi = simulated\n\
                     [machinetype example.org a]\nuser_data = /u\nbackoff_seconds = 1\n\
-                    fizzle_seconds = 1\n";
+                    fizzle_seconds = 1\nheartbeat_file = heartbeat\nheartbeat_seconds = 600\n";
         let conf = dir.join("vcycle.conf");
         crate::state::Disk::default()
             .write(dir, &conf, text.as_bytes(), 0o644)
@@ -522,42 +569,161 @@ mod tests {
         config::load(&sources, &context).config.unwrap()
     }
 
-    #[tokio::test]
+    const BEGAN: Timestamp = Timestamp::from_unix(1_000_000);
+
+    struct World {
+        dir: tempfile::TempDir,
+        config: Arc<Config>,
+        common: Common,
+        known: Known,
+        machines: Vec<CloudMachine>,
+    }
+
+    /// What takes its time.
+    #[derive(Debug, Default)]
+    struct Times {
+        listing: Seconds,
+        set_forward: i64,
+        deleting: Seconds,
+    }
+
+    impl World {
+        /// With so many machines that run and have been heard of a minute ago.
+        fn with_machines(count: usize) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let config = Arc::new(config(dir.path()));
+            let space = config.spaces.values().next().unwrap();
+            let clock = Clock::timer(BEGAN);
+            let common = Common {
+                store: Arc::new(Store::open(dir.path().join("state")).unwrap()),
+                interval: Seconds::new(60),
+                factory: FactoryName::new("factory.example.org").unwrap(),
+                clock: clock.clone(),
+                board: Board::default(),
+                events: crate::events::EventLog::default(),
+                metrics: crate::metrics::Metrics::default(),
+                stop: CancellationToken::new(),
+                seeds: Seeds::default(),
+                network: Network::default(),
+            };
+            let (store, mut machines) = (&common.store, Vec::new());
+            for number in 0..count {
+                let name = format!("vcycle-a-{number:010}");
+                let listed = testing::listed(&name, MachineState::Running);
+                let name = MachineName::new(name).unwrap();
+                let kind = MachinetypeName::new("a").unwrap();
+                let size = Size {
+                    processors: Processors::ONE,
+                    memory_mb: None,
+                    disk_gb: None,
+                };
+                let created = BEGAN.earlier(Seconds::new(7200));
+                let names = (&name, &kind);
+                let new = directory::contents(space, &common.factory, names, size, created);
+                store.create_machine(&new).unwrap();
+                store.set_id(&name, &listed.id).unwrap();
+                store.set_time(&name, TimeFile::Started, created).unwrap();
+                let outputs = store.layout().published(&name, Published::Joboutputs);
+                let heartbeat = std::fs::File::create(outputs.join("heartbeat")).unwrap();
+                let heard = BEGAN.earlier(Seconds::new(60)).to_system_time();
+                heartbeat.set_modified(heard).unwrap();
+                machines.push(listed);
+            }
+            let files = store.load_machines().unwrap().machines;
+            Self {
+                known: Known {
+                    memory: Memory::of(files),
+                    ..Known::default()
+                },
+                machines,
+                common,
+                config,
+                dir,
+            }
+        }
+
+        /// One pass, and whose deletion was asked for in it.
+        async fn pass(&mut self, times: Times) -> Vec<CloudId> {
+            let clock = &self.common.clock;
+            let tick = Tick {
+                config: Arc::clone(&self.config),
+                templates: Templates::new(self.dir.path()),
+                cache: images::Cache::new(self.dir.path()),
+                hearing: Hearing::Elsewhere(BEGAN.earlier(Seconds::new(7200))),
+                lap: clock.lap(),
+            };
+            let cloud = Arc::new(Slow {
+                clock: clock.clone(),
+                machines: self.machines.clone(),
+                times,
+                deletes: Mutex::default(),
+            });
+            let space = self.config.spaces.values().next().unwrap();
+            let pass = Pass {
+                common: &self.common,
+                tick: &tick,
+                latest: &watch::channel(tick.clone()).1,
+                config: Arc::new(space.clone()),
+                cloud: Arc::clone(&cloud) as Arc<dyn Cloud>,
+                known: &mut self.known,
+            };
+            pass.run(Seed(1)).await.unwrap();
+            cloud.deletes.lock().unwrap().clone()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_scan_is_dated_by_its_beginning() {
-        let dir = tempfile::tempdir().unwrap();
-        let began = Timestamp::from_unix(1_000_000);
-        let clock = Clock::manual(began);
-        let config = config(dir.path());
-        let space = Arc::new(config.spaces.values().next().unwrap().clone());
-        let common = Common {
-            store: Arc::new(Store::open(dir.path().join("state")).unwrap()),
-            interval: Seconds::new(60),
-            factory: FactoryName::new("factory.example.org").unwrap(),
-            clock: clock.clone(),
-            board: Board::default(),
-            events: crate::events::EventLog::default(),
-            metrics: crate::metrics::Metrics::default(),
-            stop: CancellationToken::new(),
-            seeds: Seeds::default(),
-            network: Network::default(),
+        let mut world = World::with_machines(0);
+        let times = Times {
+            listing: Seconds::new(600),
+            ..Times::default()
         };
-        let mut known = Known::default();
-        let tick = Tick {
-            config: Arc::new(config),
-            templates: Templates::new(dir.path()),
-            cache: images::Cache::new(dir.path()),
-            hearing: Hearing::Elsewhere(began),
+        world.pass(times).await;
+        assert_eq!(world.known.memory.previous_scan, Some(BEGAN));
+        let space = SpaceName::new("example.org").unwrap();
+        let written = world.common.store.last_scan(&space).unwrap();
+        assert_eq!(written, Some(BEGAN));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_set_forward_while_it_is_listed_makes_no_machine_silent() {
+        let mut world = World::with_machines(3);
+        let set = Times {
+            set_forward: 3600,
+            ..Times::default()
         };
-        let pass = Pass {
-            common: &common,
-            tick: &tick,
-            config: Arc::clone(&space),
-            cloud: Arc::new(Slow(clock)),
-            known: &mut known,
+        assert_eq!(world.pass(set).await, []);
+        let mut world = World::with_machines(3);
+        let waited = Times {
+            listing: Seconds::new(3600),
+            ..Times::default()
         };
-        pass.run(Seed(1)).await.unwrap();
-        assert_eq!(known.memory.previous_scan, Some(began));
-        assert_eq!(common.store.last_scan(&space.name).unwrap(), Some(began));
+        assert_eq!(
+            world.pass(waited).await.len(),
+            3,
+            "an hour has really passed"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_decided_long_ago_is_decided_anew() {
+        let mut world = World::with_machines(25);
+        let times = Times {
+            listing: Seconds::new(3600),
+            deleting: Seconds::new(100),
+            ..Times::default()
+        };
+        // Ten at once, begun after 0 s and 100 s; the others would have been after 200 s.
+        let first = world.pass(times).await;
+        assert_eq!(first.len(), 20);
+        let second = world.pass(Times::default()).await;
+        assert_eq!(second.len(), 25, "all are still there");
+        let next = second.iter().take(5);
+        assert!(
+            next.clone().all(|machine| !first.contains(machine)),
+            "{next:?}"
+        );
     }
 
     #[test]

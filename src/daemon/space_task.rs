@@ -74,6 +74,7 @@ pub(super) async fn run(
             memory: Memory::of(files),
             ..Known::default()
         },
+        latest: ticks.clone(),
         common,
         space,
         old,
@@ -125,6 +126,8 @@ enum Passed {
 
 struct SpaceTask {
     common: Common,
+    /// What the driver has said last, which may be after a pass has begun.
+    latest: watch::Receiver<Tick>,
     space: SpaceName,
     known: Known,
     /// As it was told; noted when machines in the tree of 03 appear.
@@ -288,6 +291,7 @@ impl SpaceTask {
         let pass = Pass {
             common: &self.common,
             tick,
+            latest: &self.latest,
             config,
             cloud,
             known: &mut self.known,

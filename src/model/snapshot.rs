@@ -51,6 +51,14 @@ pub struct SpaceSnapshot {
 }
 
 impl SpaceSnapshot {
+    /// Lets all that is heard of machines count from `now` on: before, they could not be heard.
+    pub fn hear_anew(&mut self, now: Timestamp) {
+        self.listening_since = self.listening_since.max(Some(now));
+        for remote in self.remotes.values_mut() {
+            remote.answering_since = remote.answering_since.max(Some(now));
+        }
+    }
+
     /// How many machines should have been listed, when there are three or more and none was: such
     /// a scan is suspect.
     pub fn suspect_missing(&self) -> Option<u32> {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::Recorder;
 use crate::act::{DeleteError, DeleteOutcome};
-use crate::cloud::Deletion;
+use crate::cloud::{CloudErrorKind, Deletion};
 use crate::decide::{Delete, Reason};
 use crate::events::Event;
 use crate::model::{Ended, MachineName};
@@ -32,6 +32,14 @@ impl Recorder<'_> {
             self.note_try(outcome);
             self.say_deleted(outcome);
         }
+        let is_late = |outcome: &&DeleteOutcome| matches!(outcome.result, Err(DeleteError::Late));
+        let late = outcomes.iter().filter(is_late).count();
+        if late > 0 {
+            info!(
+                "the cloud is too slow for {late} of {} deletes: the next cycle decides anew",
+                outcomes.len()
+            );
+        }
     }
 
     /// Takes over when it was tried, which is on disk by now.
@@ -46,6 +54,14 @@ impl Recorder<'_> {
                 files.ended.get_or_insert(outcome.reason.ended());
             }
         });
+        // A cloud that says when it may be asked again is left alone for so long anyway, and what was
+        // not even sent has not failed.
+        if let Err(DeleteError::Cloud(error)) = &outcome.result
+            && let CloudErrorKind::RateLimited { retry_after } = error.kind
+            && retry_after.is_some()
+        {
+            return;
+        }
         let known = self.memory.volatile.entry(machine.clone()).or_default();
         known.delete_tries = known.delete_tries.saturating_add(1);
     }
@@ -62,6 +78,8 @@ impl Recorder<'_> {
                 info!(%machine, "deleted: {}{already}", outcome.reason);
                 self.tell_delete(machine, outcome.reason);
             }
+            // All of them are told together.
+            Err(why @ DeleteError::Late) => debug!(%machine, "not deleted: {why}"),
             Err(why @ (DeleteError::Withdrawn | DeleteError::Stopping)) => {
                 info!(%machine, "not deleted: {why}");
             }
@@ -109,6 +127,8 @@ impl Recorder<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud::CloudError;
+    use crate::model::{Seconds, Timestamp};
     use crate::record::testing::{NAMES, World};
     use crate::state::StateError;
 
@@ -128,6 +148,27 @@ mod tests {
         world.recorder().deletes(&[outcome]);
         assert!(!world.memory.machines.contains_key(&machine));
         assert_eq!(world.repeats.is_over(&about_deleting(&machine)), None);
+    }
+
+    #[test]
+    fn a_delete_that_the_cloud_puts_off_makes_no_pause_longer() {
+        let mut world = World::new();
+        let machine = MachineName::new(NAMES[0]).unwrap();
+        let mut tries_after = |retry_after| {
+            let kind = CloudErrorKind::RateLimited { retry_after };
+            let error = CloudError::new(kind, "DELETE x", "429 Too Many Requests");
+            let outcome = DeleteOutcome {
+                machine: machine.clone(),
+                reason: Reason::Stopped,
+                tried: Some(Timestamp::from_unix(2000)),
+                result: Err(error.into()),
+            };
+            world.recorder().deletes(&[outcome]);
+            world.memory.volatile[&machine].delete_tries
+        };
+        assert_eq!(tries_after(None), 1);
+        assert_eq!(tries_after(Some(Seconds::new(60))), 1);
+        assert_eq!(tries_after(None), 2);
     }
 
     #[test]

@@ -298,7 +298,8 @@ impl Router {
         .await
     }
 
-    /// Puts what was received in its place; when the disk is full, at least notes the sign of life.
+    /// Puts what was received in its place; when the disk does not take it, at least notes the sign
+    /// of life.
     async fn place(
         &self,
         received: Result<(Option<Growing>, Bytes), Refusal>,
@@ -318,7 +319,10 @@ impl Router {
                 joboutputs.place(growing, &machine, (&directory, &name, look))
             });
             if let Err(refusal) = &placed
-                && refusal.status == StatusCode::INSUFFICIENT_STORAGE
+                && matches!(
+                    refusal.status,
+                    StatusCode::INSUFFICIENT_STORAGE | StatusCode::INTERNAL_SERVER_ERROR
+                )
             {
                 joboutputs.keep_alive(&directory, &name);
             }

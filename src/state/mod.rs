@@ -204,6 +204,22 @@ impl Store {
         &self.layout
     }
 
+    /// Writes a byte where files grow and takes it away again: whether machines can write now. It
+    /// need not survive a power loss, so nothing is synced.
+    ///
+    /// # Errors
+    /// When the disk takes nothing.
+    pub fn try_to_write(&self) -> Result<(), StateError> {
+        let tmp = self.layout.tmp();
+        let path = disk::temporary_path(&tmp);
+        let disk = self.layout.disk();
+        let written = disk
+            .create_new(&path, disk::PUBLIC)
+            .and_then(|mut file| file.write_all(b"?"));
+        disk.discard(&path);
+        written.context("write into", &tmp)
+    }
+
     /// When the last abort of a machinetype was, if there was one.
     ///
     /// # Errors

@@ -195,18 +195,19 @@ impl Endings {
             let last = beats.and_then(|beats| beats.last());
             last.map_or(lost, |last| lost.max(*last))
         });
-        let is_silent = silent_since.is_some_and(|since| self.most_since(since, now) > fizzle)
+        let is_silent = silent_since.is_some_and(|since| now.saturating_sub(since) > fizzle)
             || self.was_silent(&server.first_name, (limit, fizzle), began, now);
         is_silent.then_some("= deletes for heartbeats")
     }
 
     /// Whether at some moment of late the machine was silent for so long that it may be destroyed: after
-    /// its last heartbeat, or without any since it was made.
+    /// its last heartbeat, or without any since it was made. By true time: a clock that was set forward
+    /// makes nobody silent.
     fn was_silent(&self, machine: &str, (limit, fizzle): (u64, u64), made: u64, now: u64) -> bool {
         let beats = self.beats.get(machine).into_iter().flatten().copied();
         let (mut before, mut limit_before) = (made, limit.min(fizzle));
         for beat in beats.chain([now]) {
-            let silence = self.most_since(before, beat) + ROUNDING;
+            let silence = beat.saturating_sub(before) + ROUNDING;
             if silence > limit_before && beat + LOOKED_BEFORE >= now {
                 return true;
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -82,6 +82,8 @@ pub struct Guests {
     pub heartbeats: u64,
     /// When the last heartbeat of a machine was taken.
     pub heard: BTreeMap<String, u64>,
+    /// When the last one came that a full disk, or one that cannot be written to, did not take.
+    pub refused: BTreeMap<String, u64>,
 }
 
 impl Guests {
@@ -102,8 +104,11 @@ impl Guests {
         let beat = guest.beats && now >= guest.next_beat;
         if beat {
             guest.next_beat = now + rng.random_range(60..=200);
-            if put(router, machine, "heartbeat", "").await {
+            let answer = put(router, machine, "heartbeat", "").await;
+            if answer.is_success() {
                 self.heard.insert(machine.to_owned(), now);
+            } else if answer == StatusCode::INSUFFICIENT_STORAGE {
+                self.refused.insert(machine.to_owned(), now);
             }
             self.heartbeats += 1;
         }
@@ -122,7 +127,8 @@ impl Guests {
         }
         if let Some(text) = message {
             guest.tries += 1;
-            if put(router, machine, "shutdown_message", text).await {
+            let answer = put(router, machine, "shutdown_message", text).await;
+            if answer.is_success() {
                 self.accepted.insert(machine.to_owned(), (text, now));
             } else if guest.tries < 4 {
                 return Wish::Nothing;
@@ -177,13 +183,12 @@ fn client() -> Client {
     }
 }
 
-async fn put(router: &Router, machine: &str, file: &str, text: &'static str) -> bool {
+async fn put(router: &Router, machine: &str, file: &str, text: &'static str) -> StatusCode {
     let request = Request::put(format!("/machines/{machine}/joboutputs/{file}"))
         .header("content-length", text.len())
         .body(Full::new(Bytes::from_static(text.as_bytes())))
         .unwrap();
-    let answer = router.answer(request, &client()).await;
-    answer.status().is_success()
+    router.answer(request, &client()).await.status()
 }
 
 async fn get(router: &Router, machine: &str, path: &str) -> Option<String> {

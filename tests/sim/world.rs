@@ -13,7 +13,7 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use crate::cloud::{Cloud, Faults, Server};
 use crate::earth::{BEGINNING, Earth};
-use crate::factory::Factory;
+use crate::factory::{Factory, INTERVAL};
 use crate::guests::{Guests, Manners, Wish};
 use crate::ledger::{Ledger, Limits};
 use crate::plan::{Configuration, PASSWORD, SECRET_OPTION, draw_setup, encoded_password};
@@ -279,6 +279,11 @@ impl World {
                 if self.guests[at].heard.get(&machine) == Some(&now) {
                     let mut rules = factory.rules.lock().unwrap();
                     rules.endings.beat(&machine, now);
+                }
+                // The daemon sees once in a cycle whether the disk takes anything.
+                if self.guests[at].refused.get(&machine) == Some(&now) {
+                    let mut rules = factory.rules.lock().unwrap();
+                    rules.endings.beat(&machine, now - INTERVAL);
                 }
                 if wish == Wish::ShutOff {
                     self.sites.lock()[at].cloud.shut_off(&id, now);

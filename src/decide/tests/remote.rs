@@ -86,6 +86,25 @@ fn silence_counts_from_when_the_server_could_be_written_to_again() {
 }
 
 #[test]
+fn after_a_break_a_server_elsewhere_is_heard_anew_too() {
+    let config = elsewhere(BEAT);
+    for (heartbeat, remote) in [
+        (Heartbeat::Missing, known(0, Some(NOW), Some(0))),
+        (Heartbeat::Unknown, known(0, Some(100), Some(0))),
+    ] {
+        let mut machine = testing::machine(NAME, MachineState::Running, 0);
+        machine.heartbeat = heartbeat;
+        let machinetype = machine.files.machinetype.clone();
+        let mut snapshot = testing::snapshot(vec![machine]);
+        snapshot.remotes.insert(machinetype, remote);
+        let deletes = |snapshot: &_| decide(&config, snapshot, at(NOW), Seed(1)).deletes.len();
+        assert_eq!(deletes(&snapshot), 1);
+        snapshot.hear_anew(at(NOW));
+        assert_eq!(deletes(&snapshot), 0, "{heartbeat:?}");
+    }
+}
+
+#[test]
 fn a_server_that_cannot_be_reached_is_a_missed_heartbeat_after_heartbeat_seconds() {
     let unknown = Heartbeat::Unknown;
     let silent = |answered| known(0, Some(answered), Some(0));
@@ -239,6 +258,19 @@ fn what_a_machine_wrote_is_copied_when_it_has_finished_and_once() {
     };
     assert!(!keeps(&written(&config, logged, NOW)));
     assert!(!keeps(&written(&super::remote::config(""), finished, NOW)));
+    // A machinetype that has left the configuration is taken for what it was.
+    let mut without = config;
+    without.machinetypes.clear();
+    assert!(!keeps(&written(&without, finished, NOW)));
+    let kept = |machine: &mut Machine| {
+        machine.files.finished = Some(at(9060));
+        machine.files.log_joboutputs = true;
+    };
+    assert!(keeps(&written(&without, kept, NOW)));
+    assert!(
+        !keeps(&written(&super::remote::config(""), kept, NOW)),
+        "switched off since"
+    );
 }
 
 #[test]

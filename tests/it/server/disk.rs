@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::SystemTime;
 
 use vcycle::state::disk::{Effect, Watch};
 
@@ -170,12 +171,19 @@ fn a_step_that_fails_is_no_success_and_leaves_the_old_file() {
         ] {
             let before = world.put(user, file, "old");
             assert!(matches!(before.status, 200 | 201), "{before:?}");
+            let path = world.output(file);
+            let opened = fs::File::options().write(true).open(&path).unwrap();
+            opened.set_modified(SystemTime::UNIX_EPOCH).unwrap();
             watcher.refuse(Some((step, after, kind)));
             let answer = world.put(user, file, content);
             assert_eq!(answer.status, status, "{step} {kind}: {answer:?}");
             watcher.refuse(None);
             let kept = fs::read_to_string(world.output(file)).unwrap();
             assert_eq!(kept, "old", "{step}");
+            // A disk of ours that fails makes no machine silent, if it takes the time at least.
+            let heard = fs::metadata(&path).unwrap().modified().unwrap();
+            let is_refused = step == "time";
+            assert_eq!(heard > SystemTime::UNIX_EPOCH, !is_refused, "{step} {kind}");
             let left = fs::read_dir(world.layout().tmp()).unwrap().count();
             assert_eq!(left, 0, "{step}");
             // The rest of the server goes on.
