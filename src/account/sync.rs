@@ -197,17 +197,10 @@ impl Tally {
 /// The files that may hold records of these months, in order.
 fn files(layout: &Layout, months: &[Month]) -> Result<Vec<PathBuf>, StateError> {
     let archive = layout.apel_archive();
-    let ranges: Vec<_> = months
-        .iter()
-        .filter_map(|month| month.directories())
-        .collect();
     let mut found = Vec::new();
     for day in list(&archive)? {
         let name = day.file_name().and_then(|name| name.to_str());
-        let is_meant = |name: &str| {
-            let mut ranges = ranges.iter();
-            ranges.any(|(first, last)| (first.as_str()..=last.as_str()).contains(&name))
-        };
+        let is_meant = |name: &str| months.iter().any(|month| month.may_be_in(name));
         if name.is_some_and(|name| is_digits(name, 8) && is_meant(name)) {
             found.extend(list(&day)?);
         }

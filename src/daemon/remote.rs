@@ -5,17 +5,15 @@ use std::collections::BTreeMap;
 
 use tracing::{error, info};
 
+use super::https::LATE;
 use super::pass::{Pass, PassError};
 use crate::blocking;
-use crate::model::{MachineName, MachinetypeName, Seconds, SpaceSnapshot, Timestamp};
+use crate::model::{MachineName, MachinetypeName, SpaceSnapshot, Timestamp};
 use crate::remote::answer::Trouble;
 use crate::remote::rounds::{Heard, PATIENCE};
 use crate::remote::{Asking, Found, Remotes};
 use crate::state::{StateError, Store, Unread};
 use crate::telemetry::{Lasted, Telling};
-
-/// What a pass may be late, beside a whole interval, before what was not seen meanwhile counts.
-const LATE: Seconds = Seconds::new(120);
 
 impl Pass<'_> {
     /// Asks about all machines that write elsewhere. Messages are put on disk before anything is

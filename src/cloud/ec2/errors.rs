@@ -339,8 +339,16 @@ mod tests {
             (429, "", busy, busy),
             (302, "", Rejected, Rejected),
         ];
-        for (status, code, creating, otherwise) in cases {
-            let problem = refused(status, code, "said");
+        check(&cases, None);
+    }
+
+    /// Status, code, and what they mean for a creation and otherwise.
+    fn check(cases: &[(u16, &str, CloudErrorKind, CloudErrorKind)], retry_after: Option<Seconds>) {
+        for &(status, code, creating, otherwise) in cases {
+            let mut problem = refused(status, code, "said");
+            if let Problem::Refused(refusal) = &mut problem {
+                refusal.retry_after = retry_after;
+            }
             assert_eq!(problem.kind(Doing::Create), creating, "{status} {code}");
             assert_eq!(problem.kind(Doing::Other), otherwise, "{status} {code}");
         }
@@ -360,14 +368,7 @@ mod tests {
             (503, "SlowDown", busy, busy),
             (429, "", busy, busy),
         ];
-        for (status, code, creating, otherwise) in cases {
-            let mut problem = refused(status, code, "said");
-            if let Problem::Refused(refusal) = &mut problem {
-                refusal.retry_after = wait;
-            }
-            assert_eq!(problem.kind(Doing::Create), creating, "{status} {code}");
-            assert_eq!(problem.kind(Doing::Other), otherwise, "{status} {code}");
-        }
+        check(&cases, wait);
     }
 
     #[test]

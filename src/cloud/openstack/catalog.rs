@@ -6,8 +6,8 @@ use super::wire::{ServiceV2, ServiceV3};
 
 /// The longest address that is believed, in bytes: it is part of every message about a request.
 const MAX_ADDRESS: usize = 1000;
-/// The longest name of a region that is believed, in bytes: that in use is kept. Keystone's have at most 255
-/// characters.
+/// The longest name of a region that is believed, in bytes: that in use is kept. Keystone's have at
+/// most 255 characters.
 const MAX_REGION: usize = 1024;
 
 /// A public endpoint, in the terms of every version of the catalog.
