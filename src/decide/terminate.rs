@@ -162,7 +162,12 @@ fn heartbeat(
             (limit > Seconds::default() && ran > limit && silence > limit)
                 .then_some(Reason::RemoteSilent { silence })
         }
-        Heartbeat::Missing => Some(Reason::HeartbeatMissing { ran }),
+        Heartbeat::Missing => {
+            // One that was running when nobody could hear it may have begun then, and been told so:
+            // its next heartbeat is due as any other is.
+            let begun = heard < ran && heard <= configured.heartbeat;
+            (!begun).then_some(Reason::HeartbeatMissing { ran })
+        }
         Heartbeat::At(time) => {
             let age = view.now.since(time);
             let limit = configured.heartbeat;

@@ -154,11 +154,7 @@ fn rule_4_silence_counts_only_while_machines_could_write() {
              a.2 running created=-9000 started=-8000 heartbeat=-3000"
         )
     };
-    check(&space("-600"), "");
-    check(
-        &space("-1000"),
-        "delete a.1: 700 Heartbeat file not created",
-    );
+    check(&space("-1000"), "");
     check(
         &space("-1001"),
         "delete a.1: 700 Heartbeat file not created
@@ -167,12 +163,31 @@ fn rule_4_silence_counts_only_while_machines_could_write() {
 }
 
 #[test]
+fn rule_4_a_machine_refused_once_is_not_due_again_before_heartbeat_seconds() {
+    // It may have begun while nobody could hear it; one that began later has fizzle_seconds.
+    check(
+        "scans listening=-601
+         a heartbeat_file=beat heartbeat_seconds=1000 fizzle_seconds=600
+         a.1 running started=-602 heartbeat=missing
+         a.2 running started=-601 heartbeat=missing",
+        "delete a.2: 700 Heartbeat file not created",
+    );
+    // With 0 nothing says how often it is written: as soon as is asked for in the beginning.
+    check(
+        "scans listening=-601
+         a heartbeat_file=beat heartbeat_seconds=0 fizzle_seconds=600
+         a.1 running started=-8000 heartbeat=missing",
+        "delete a.1: 700 Heartbeat file not created",
+    );
+}
+
+#[test]
 fn rule_4_silence_counts_only_since_a_machine_has_had_its_new_directory() {
     check(
         "scans listening=-9000
          a heartbeat_file=beat heartbeat_seconds=1000 fizzle_seconds=600
-         a.1 running created=-9000 started=-8000 heartbeat=missing heard=-600
-         a.2 running created=-9000 started=-8000 heartbeat=missing heard=-601
+         a.1 running created=-9000 started=-8000 heartbeat=missing heard=-1000
+         a.2 running created=-9000 started=-8000 heartbeat=missing heard=-1001
          a.3 running created=-9000 started=-8000 heartbeat=missing heard=+60",
         "delete a.2: 700 Heartbeat file not created
          delete a.3: 700 Heartbeat file not created",
