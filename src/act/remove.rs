@@ -10,6 +10,10 @@ use super::{Actor, CONCURRENCY};
 use crate::cloud::{CloudError, CloudErrorKind, Removal, Search};
 use crate::config::SpaceConfig;
 use crate::decide::leaks::Remove;
+use crate::model::Seconds;
+
+/// For so long removals are begun: the next pass waits for them, and the rest follows in the next look.
+const HOLD: Seconds = Seconds::new(60);
 
 /// What became of one removal.
 #[derive(Debug)]
@@ -26,7 +30,8 @@ pub enum RemoveError {
     /// The cloud refused or did not answer.
     #[error(transparent)]
     Cloud(#[from] CloudError),
-    /// The daemon is stopping, or the cloud has trouble with the removals before.
+    /// The daemon is stopping, the removals before have taken long, or the cloud has trouble with
+    /// them.
     #[error("not tried")]
     NotTried,
 }
@@ -51,9 +56,11 @@ pub async fn remove_all(
     removals: Vec<Remove>,
 ) -> Vec<RemoveOutcome> {
     let trouble = AtomicBool::new(false);
+    let began = actor.clock.lap();
     futures_util::stream::iter(removals)
         .map(|remove| async {
-            let result = if actor.stop.is_cancelled() || trouble.load(Ordering::Relaxed) {
+            let late = actor.clock.passed(&began) > HOLD;
+            let result = if late || actor.stop.is_cancelled() || trouble.load(Ordering::Relaxed) {
                 Err(RemoveError::NotTried)
             } else {
                 let result = actor.cloud.remove(search, &remove.leftover).await;

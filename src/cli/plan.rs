@@ -1,6 +1,6 @@
 //! `vcycled plan`: what the next cycle would do, without doing it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -233,7 +233,14 @@ async fn look_at(
     snapshot.images = images::look_once(&space, cloud_of, &settings.factory, layout, rule).await;
     let (_, found) = find_leftovers(cloud.as_ref(), &space, &settings.factory, &snapshot).await;
     let (found, now) = (listed(&found), settings.clock.now());
-    let leaks = leaks::leaks(&space, &snapshot, &found, &Sightings::new(), now);
+    let leaks = leaks::leaks(
+        &space,
+        &snapshot,
+        &BTreeSet::new(),
+        &found,
+        &Sightings::new(),
+        now,
+    );
     Ok((space, snapshot, memory, leaks.counts))
 }
 

@@ -44,4 +44,6 @@ pub enum Removal {
     AlreadyGone,
     /// It is not as it was when it was listed, and was left alone.
     Changed(String),
+    /// It is as it was, and used by what the listing of machines does not show; it was left alone.
+    InUse(String),
 }

@@ -65,8 +65,8 @@ pub use leftovers::{Leftovers, NotListed, Removal, Search};
 ///    complete or says why it is not. A service that the cloud lacks or does not let us ask is no
 ///    error. It changes nothing and may be called again.
 /// 10. `remove` looks again before it removes: what has lost our marks or found a user since it was
-///    listed is left alone and is `Ok(Removal::Changed)`; what is not there is
-///    `Ok(Removal::AlreadyGone)`. Afterwards a create makes anew what it needs of it.
+///    listed is left alone and is `Ok(Removal::Changed)`, or `InUse` where a machine uses it that no
+///    listing shows; what is not there is `Ok(Removal::AlreadyGone)`. Afterwards a create makes anew what it needs of it.
 #[async_trait]
 pub trait Cloud: Send + Sync + fmt::Debug {
     /// Connects if needed, and tells quotas and flavors.

@@ -3,19 +3,21 @@
 
 use std::collections::BTreeMap;
 
+use super::https::LATE;
 use super::pass::Pass;
 use crate::act::{self, Actor};
+use crate::clock::Lap;
 use crate::cloud::{Cloud, Leftovers, NotListed, Search};
 use crate::config::SpaceConfig;
 use crate::decide::leaks::{self, Sightings};
-use crate::model::{FactoryName, Leftover, LeftoverKind, Owner, SpaceSnapshot, Timestamp};
+use crate::model::{FactoryName, Leftover, LeftoverKind, Owner, SpaceSnapshot};
 use crate::record::LeakStatus;
 
 /// What one space remembers of it. A restart begins anew, on the careful side.
 #[derive(Debug, Default)]
 pub(super) struct LeakMemory {
     sightings: Sightings,
-    looked: Option<Timestamp>,
+    looked: Option<Lap>,
     pub status: LeakStatus,
 }
 
@@ -62,9 +64,15 @@ impl Pass<'_> {
     /// Looks for leftovers when it is time to, and removes those that have been seen twice.
     pub(super) async fn look_for_leaks(&mut self, snapshot: &SpaceSnapshot, actor: &Actor) {
         let now = self.common.clock.now();
-        if !leaks::time_to_look(snapshot, self.known.leaks.looked, now) {
+        let looked = self.known.leaks.looked;
+        if !leaks::time_to_look(snapshot, looked.map(|looked| looked.at()), now) {
             return;
         }
+        if looked.is_some_and(|looked| self.common.clock.skipped(&looked) > LATE) {
+            // What seems to be long ago may be a minute.
+            self.known.leaks.sightings.clear();
+        }
+        let began = self.common.clock.lap();
         let (cloud, config) = (self.cloud.as_ref(), self.config.as_ref());
         let finding = find_leftovers(cloud, config, &self.common.factory, snapshot);
         let (search, found) = tokio::select! {
@@ -73,8 +81,12 @@ impl Pass<'_> {
             found = finding => found,
         };
         let memory = &mut self.known.leaks;
-        memory.looked = Some(now);
-        let mut leaks = leaks::leaks(config, snapshot, &listed(&found), &memory.sightings, now);
+        memory.looked = Some(began);
+        let running = self.known.memory.machines.values();
+        let running = running.filter(|files| files.stopped.is_none());
+        let made = running.filter_map(|files| files.id.clone()).collect();
+        let listed = listed(&found);
+        let mut leaks = leaks::leaks(config, snapshot, &made, &listed, &memory.sightings, now);
         let status = &mut memory.status;
         status.note_look(
             &found,

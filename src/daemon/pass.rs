@@ -499,8 +499,8 @@ mod tests {
     use crate::daemon::https::Hearing;
     use crate::decide::testing;
     use crate::model::{
-        CloudFacts, CloudId, CloudMachine, FactoryName, Leftover, MachineState, Processors,
-        SpaceName,
+        CloudFacts, CloudId, CloudMachine, FactoryName, Leftover, LeftoverKind, MachineState,
+        Processors, SpaceName,
     };
     use crate::rng::Seeds;
     use crate::state::{Published, Store, TimeFile};
@@ -512,6 +512,7 @@ mod tests {
         machines: Vec<CloudMachine>,
         times: Times,
         deletes: Mutex<Vec<CloudId>>,
+        removals: Mutex<usize>,
     }
 
     #[async_trait]
@@ -541,11 +542,20 @@ mod tests {
         }
 
         async fn leftovers(&self, _: &Search) -> Leftovers {
-            Leftovers::default()
+            let port = |number| Leftover {
+                kind: LeftoverKind::Port,
+                id: format!("port-{number}"),
+                name: String::new(),
+                user: None,
+            };
+            let ports = (0..self.times.left).map(port).collect();
+            Leftovers::from([(LeftoverKind::Port, Ok(ports))])
         }
 
         async fn remove(&self, _: &Search, _: &Leftover) -> Result<Removal, CloudError> {
-            panic!("nothing is to be removed")
+            *self.removals.lock().unwrap() += 1;
+            self.clock.sleep(self.times.removing).await;
+            Ok(Removal::Removed)
         }
     }
 
@@ -585,6 +595,9 @@ mod tests {
         listing: Seconds,
         set_forward: i64,
         deleting: Seconds,
+        /// So many ports are left over.
+        left: usize,
+        removing: Seconds,
     }
 
     impl World {
@@ -644,6 +657,22 @@ mod tests {
 
         /// One pass, and whose deletion was asked for in it.
         async fn pass(&mut self, times: Times) -> Vec<CloudId> {
+            let cloud = self.run(times).await;
+            cloud.deletes.lock().unwrap().clone()
+        }
+
+        /// One pass, and how many things were asked to be removed in it.
+        async fn removals(&mut self, left: usize, removing: u64) -> usize {
+            let times = Times {
+                left,
+                removing: Seconds::new(removing),
+                ..Times::default()
+            };
+            let cloud = self.run(times).await;
+            *cloud.removals.lock().unwrap()
+        }
+
+        async fn run(&mut self, times: Times) -> Arc<Slow> {
             let clock = &self.common.clock;
             let tick = Tick {
                 config: Arc::clone(&self.config),
@@ -657,6 +686,7 @@ mod tests {
                 machines: self.machines.clone(),
                 times,
                 deletes: Mutex::default(),
+                removals: Mutex::default(),
             });
             let space = self.config.spaces.values().next().unwrap();
             let pass = Pass {
@@ -668,7 +698,7 @@ mod tests {
                 known: &mut self.known,
             };
             pass.run(Seed(1)).await.unwrap();
-            cloud.deletes.lock().unwrap().clone()
+            cloud
         }
     }
 
@@ -724,6 +754,32 @@ mod tests {
             next.clone().all(|machine| !first.contains(machine)),
             "{next:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_set_forward_makes_nothing_left_over_for_longer() {
+        let mut world = World::with_machines(0);
+        assert_eq!(world.removals(1, 0).await, 0, "never at first sight");
+        world.common.clock.step(3600);
+        assert_eq!(world.removals(1, 0).await, 0, "a minute later");
+        world.common.clock.sleep(Seconds::new(600)).await;
+        assert_eq!(world.removals(1, 0).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn removals_keep_no_pass_waiting_for_long() {
+        let mut world = World::with_machines(0);
+        assert_eq!(world.removals(100, 50).await, 0);
+        world.common.clock.sleep(Seconds::new(600)).await;
+        // Ten at once, begun after 0 s and 50 s.
+        assert_eq!(world.removals(100, 50).await, 20);
+        assert_eq!(
+            world.removals(100, 50).await,
+            0,
+            "the rest in the next look"
+        );
+        world.common.clock.sleep(Seconds::new(600)).await;
+        assert_eq!(world.removals(100, 0).await, 80);
     }
 
     #[test]

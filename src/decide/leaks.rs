@@ -7,7 +7,9 @@
 //! that is not answered is given up after the same time.
 //!
 //! An image that we have uploaded is used by the machinetype whose root_image it is a copy of. While
-//! that copy is not known of one machinetype of the space, no image of the space is left over.
+//! that copy is not known of one machinetype of the space, no image of the space is left over. Which
+//! image and which key pair a machine has only a listing tells, so that none is removed while one that
+//! should be there is not listed.
 //!
 //! Nothing is looked at in a pass whose scan lists none of our machines although it should: by such
 //! a scan everything would be left over.
@@ -95,10 +97,11 @@ fn over(snapshot: &SpaceSnapshot) -> impl Iterator<Item = &Machine> {
 }
 
 /// Judges what a look at `now` has listed, which is all there is of the kinds in `listed`. The
-/// other kinds stay as they were.
+/// other kinds stay as they were. The machines in `made` have been created since the scan.
 pub fn leaks(
     config: &SpaceConfig,
     snapshot: &SpaceSnapshot,
+    made: &BTreeSet<CloudId>,
     listed: &BTreeMap<LeftoverKind, Vec<Leftover>>,
     before: &Sightings,
     now: Timestamp,
@@ -109,7 +112,7 @@ pub fn leaks(
             ..Leaks::default()
         };
     }
-    let users = Users::of(config, snapshot);
+    let users = Users::of(config, snapshot, made);
     let mut leaks = Leaks::default();
     let not_listed = before
         .iter()
@@ -134,7 +137,8 @@ pub fn leaks(
             });
             leaks.sightings.insert(key, sighting);
             let kept = *kind == LeftoverKind::Image && config.keep_old_images;
-            if config.remove_leaks && !kept && is_due(&sighting, now) {
+            let known = users.all_listed || !is_known_by_listing(*kind);
+            if config.remove_leaks && !kept && known && is_due(&sighting, now) {
                 leaks.removals.push(Remove {
                     leftover: thing.clone(),
                     since: sighting.first,
@@ -144,6 +148,14 @@ pub fn leaks(
     }
     keep_the_first(&mut leaks);
     leaks
+}
+
+/// Whether only the listing of a machine tells that it uses such a thing.
+const fn is_known_by_listing(kind: LeftoverKind) -> bool {
+    match kind {
+        LeftoverKind::Keypair | LeftoverKind::Image => true,
+        LeftoverKind::Volume | LeftoverKind::Port | LeftoverKind::FloatingIp => false,
+    }
 }
 
 /// Those that have been tried least, and of those the ones that have been left over for longest.
@@ -173,6 +185,12 @@ const fn pause(tries: u32) -> Seconds {
     }
 }
 
+/// Whether a machine should be there and is not listed. One that we have deleted is meant to go.
+fn is_unseen(machine: &Machine) -> bool {
+    let files = &machine.files;
+    machine.listed.is_empty() && files.stopped.is_none() && files.deleted.is_none()
+}
+
 /// Everything that can use a thing, besides what the thing itself tells.
 struct Users<'a> {
     machines: BTreeSet<&'a CloudId>,
@@ -182,6 +200,9 @@ struct Users<'a> {
     /// Whether it is known which copy counts of each image that is uploaded. Until then any of ours
     /// may be the one.
     images_are_settled: bool,
+    /// Whether every machine is listed that should be there. One may run where Nova cannot look now, or
+    /// be made later by a request whose answer was lost.
+    all_listed: bool,
 }
 
 fn images_are_settled(config: &SpaceConfig, snapshot: &SpaceSnapshot) -> bool {
@@ -196,7 +217,11 @@ fn images_are_settled(config: &SpaceConfig, snapshot: &SpaceSnapshot) -> bool {
 }
 
 impl<'a> Users<'a> {
-    fn of(config: &'a SpaceConfig, snapshot: &'a SpaceSnapshot) -> Self {
+    fn of(
+        config: &'a SpaceConfig,
+        snapshot: &'a SpaceSnapshot,
+        made: &'a BTreeSet<CloudId>,
+    ) -> Self {
         let listed = || -> Box<dyn Iterator<Item = &'a CloudMachine>> {
             let ours = snapshot.machines.iter();
             let ours = ours.flat_map(|machine| &machine.listed);
@@ -217,7 +242,12 @@ impl<'a> Users<'a> {
         let uploaded = uploaded.filter_map(|state| state.id().map(CloudId::as_str));
         Self {
             images_are_settled: images_are_settled(config, snapshot),
-            machines: listed().map(|vm| &vm.id).chain(not_over).collect(),
+            all_listed: !snapshot.machines.iter().any(is_unseen),
+            machines: listed()
+                .map(|vm| &vm.id)
+                .chain(not_over)
+                .chain(made)
+                .collect(),
             keys: listed().filter_map(|vm| vm.key.as_deref()).collect(),
             images: listed()
                 .filter_map(|vm| vm.image.as_deref())

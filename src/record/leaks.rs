@@ -107,12 +107,18 @@ impl LeakStatus {
                     sightings.remove(&key);
                     info!("{leftover} is not removed: {why}");
                 }
+                Ok(Removal::InUse(why)) => {
+                    note_try(sightings, &key, now);
+                    let status = self.kinds.entry(leftover.kind).or_default();
+                    status.count.left = status.count.left.saturating_sub(1);
+                    status.count.used = status.count.used.saturating_add(1);
+                    if repeats.is_news(&subject, why) {
+                        info!("{leftover} is not removed: {why}; looking again later");
+                    }
+                }
                 Err(RemoveError::NotTried) => debug!("{leftover} is not removed in this cycle"),
                 Err(RemoveError::Cloud(error)) => {
-                    if let Some(sighting) = sightings.get_mut(&key) {
-                        sighting.tries = sighting.tries.saturating_add(1);
-                        sighting.tried = Some(now);
-                    }
+                    note_try(sightings, &key, now);
                     if repeats.is_news(&subject, &error.message) {
                         warn!(
                             "cannot remove {leftover}: {error}; this is tried again, at most once an hour after the third time"
@@ -121,6 +127,13 @@ impl LeakStatus {
                 }
             }
         }
+    }
+}
+
+fn note_try(sightings: &mut Sightings, key: &(LeftoverKind, String), now: Timestamp) {
+    if let Some(sighting) = sightings.get_mut(key) {
+        sighting.tries = sighting.tries.saturating_add(1);
+        sighting.tried = Some(now);
     }
 }
 
@@ -144,6 +157,43 @@ mod tests {
     use crate::cloud::{CloudError, CloudErrorKind};
     use crate::decide::leaks::Remove;
     use crate::model::{Leftover, Sighting};
+
+    #[test]
+    fn a_thing_in_use_by_what_no_listing_shows_is_told_of_once_and_waits() {
+        let now = Timestamp::from_unix(5000);
+        let leftover = Leftover {
+            kind: LeftoverKind::Port,
+            id: "p1".to_owned(),
+            name: String::new(),
+            user: None,
+        };
+        let key = (leftover.kind, leftover.id.clone());
+        let sighting = Sighting {
+            first: now,
+            tries: 0,
+            tried: None,
+        };
+        let mut sightings = Sightings::from([(key.clone(), sighting)]);
+        let (mut status, mut repeats) = (LeakStatus::default(), Repeats::default());
+        for tries in 1..3 {
+            let kind = status.kinds.entry(leftover.kind).or_default();
+            kind.count = LeakCount { left: 1, used: 0 };
+            let why = "server s is not listed, and still there";
+            let outcome = RemoveOutcome {
+                remove: Remove {
+                    leftover: leftover.clone(),
+                    since: now,
+                },
+                result: Ok(Removal::InUse(why.to_owned())),
+            };
+            status.note_removals(&[outcome], &mut sightings, &mut repeats, now);
+            let count = status.kinds[&leftover.kind].count;
+            assert_eq!(count, LeakCount { left: 0, used: 1 });
+            assert_eq!(sightings[&key].tries, tries);
+            assert_eq!(sightings[&key].tried, Some(now));
+            assert!(!repeats.is_news(&about_removing(&key), why), "it was told");
+        }
+    }
 
     #[test]
     fn what_is_said_of_a_thing_is_forgotten_with_its_sighting() {

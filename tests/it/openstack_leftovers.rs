@@ -2,6 +2,8 @@
 //! services.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use vcycle::cloud::{Cloud, CloudErrorKind, Leftovers, NotListed, Removal, Search};
@@ -344,11 +346,9 @@ async fn a_thing_is_looked_at_again_before_it_is_removed() {
     assert_eq!(remove("left", None).await, Ok(Removal::Removed));
     assert_eq!(remove("of-gone", of("gone-1")).await, Ok(Removal::Removed));
     assert_eq!(remove("vanished", None).await, Ok(Removal::AlreadyGone));
-    for (id, user) in [
-        ("handed-over", None),
-        ("plugged-in", None),
-        ("of-hidden", of("hidden")),
-    ] {
+    let hidden = remove("of-hidden", of("hidden")).await;
+    assert!(matches!(hidden, Ok(Removal::InUse(_))), "{hidden:?}");
+    for (id, user) in [("handed-over", None), ("plugged-in", None)] {
         let outcome = remove(id, user).await;
         assert!(
             matches!(outcome, Ok(Removal::Changed(_))),
@@ -366,6 +366,90 @@ async fn a_thing_is_looked_at_again_before_it_is_removed() {
     let seen = nova.seen();
     let deleted: Vec<_> = seen.iter().filter(|s| s.method == "DELETE").collect();
     assert_eq!(deleted.len(), 3, "{deleted:#?}");
+}
+
+#[tokio::test]
+async fn a_volume_that_a_server_took_along_is_detached_before_it_is_removed() {
+    let attached = Arc::new(AtomicBool::new(true));
+    let state = Arc::clone(&attached);
+    let nova = Scripted::start(move |seen, base| {
+        let volume = |attachments: Value| {
+            Reply::json(
+                200,
+                json!({"volume": {"id": "x", "name": "", "metadata": {},
+                "status": if attachments == json!([]) { "available" } else { "in-use" },
+                "bootable": "true", "volume_image_metadata": {"image_id": "i"},
+                "attachments": attachments}}),
+            )
+        };
+        let of = |server: &str, id: &str| json!({"server_id": server, "attachment_id": id});
+        match (seen.method.as_str(), seen.path.as_str()) {
+            ("GET", "/cinder/v3/p1/volumes/one") => volume(json!([of("gone-1", "a1")])),
+            ("GET", "/cinder/v3/p1/volumes/refused") => volume(json!([of("gone-1", "a2")])),
+            ("GET", "/cinder/v3/p1/volumes/two") => {
+                volume(json!([of("gone-1", "a1"), of("s1", "a3")]))
+            }
+            ("DELETE", "/cinder/v3/p1/attachments/a1") => {
+                state.store(false, Ordering::SeqCst);
+                Reply::json(200, json!({"attachments": []}))
+            }
+            ("DELETE", "/cinder/v3/p1/attachments/a2") => Reply::json(
+                409,
+                json!({"conflictingRequest": {"message": "Detach volume from instance"}}),
+            ),
+            ("DELETE", "/cinder/v3/p1/volumes/one") if !state.load(Ordering::SeqCst) => {
+                Reply::json(202, "")
+            }
+            ("DELETE", _) => Reply::json(
+                400,
+                json!({"badRequest": {"message": "Volume must not be attached"}}),
+            ),
+            ("GET", "/nova/v2.1/servers/gone-1") => Reply::json(404, json!({"itemNotFound": {}})),
+            _ => whole(seen, base),
+        }
+    })
+    .await;
+    let cloud = connect(&nova);
+    let volume = |id: &str| Leftover {
+        kind: LeftoverKind::Volume,
+        ..port(id, Some(User::Machine(CloudId::new("gone-1"))))
+    };
+    let remove = async |id: &str| cloud.remove(&search(), &volume(id)).await;
+    assert_eq!(remove("one").await, Ok(Removal::Removed));
+    let seen = nova.seen();
+    let detach = seen.iter().find(|s| s.path.ends_with("/attachments/a1"));
+    let version = detach.unwrap().header("openstack-api-version");
+    assert_eq!(version, "volume 3.27");
+    let error = remove("refused").await.unwrap_err();
+    assert_eq!(error.kind, CloudErrorKind::Rejected, "{error}");
+    // Another server has it as well.
+    let outcome = remove("two").await;
+    assert!(matches!(outcome, Ok(Removal::Changed(_))), "{outcome:?}");
+    for path in ["volumes/refused", "volumes/two", "attachments/a3"] {
+        assert_eq!(nova.count("DELETE", &format!("/cinder/v3/p1/{path}")), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_cannot_be_read_is_quoted_without_secrets_and_has_an_end() {
+    let nova = Scripted::start(|seen, base| match seen.path.as_str() {
+        "/neutron/v2.0/ports" => Reply::json(200, json!({"ports": "token-1"})),
+        "/neutron/v2.0/floatingips" => {
+            let many = vec![json!({"id": ""}); 100_001];
+            Reply::json(200, json!({ "floatingips": many }))
+        }
+        _ => whole(seen, base),
+    })
+    .await;
+    let leftovers = connect(&nova).leftovers(&search()).await;
+    let why = |kind| match &leftovers[&kind] {
+        Err(NotListed::Failed(error)) => error.to_string(),
+        outcome => panic!("{outcome:?}"),
+    };
+    let ports = why(LeftoverKind::Port);
+    assert!(!ports.contains("token-1"), "{ports}");
+    let addresses = why(LeftoverKind::FloatingIp);
+    assert!(addresses.contains("more than 100000"), "{addresses}");
 }
 
 #[tokio::test]

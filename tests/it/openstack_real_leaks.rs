@@ -117,7 +117,14 @@ impl Stage<'_> {
                 Err(NotListed::Failed(error)) => panic!("{kind}: {error}"),
             }
         }
-        leaks::leaks(config, &snapshot, &listed(&found), before, now)
+        leaks::leaks(
+            config,
+            &snapshot,
+            &BTreeSet::new(),
+            &listed(&found),
+            before,
+            now,
+        )
     }
 }
 

@@ -472,7 +472,10 @@ impl World {
             let is_silent = !outputs.join(SHUTDOWN_MESSAGE).exists();
             let is_it = files.id.as_ref().is_some_and(|id| id.as_str() == server.id);
             let has_fizzled = stopped.since(started).get() < kind.fizzle;
-            if !(is_silent && is_it && has_fizzled && files.finished.is_some()) {
+            // One that got its directory anew while its machinetype was out of the configuration has none
+            // on file: nobody could say that it was short.
+            let was_known = files.fizzle.is_some();
+            if !(is_silent && is_it && has_fizzled && was_known && files.finished.is_some()) {
                 continue;
             }
             self.note("= aborts without a word");

@@ -19,6 +19,7 @@ use serde_json::Value;
 use url::form_urlencoded;
 
 use super::auth::Session;
+use super::document::{self, Few};
 use super::list::query_of;
 use super::{OpenStack, Service, Target, Trouble};
 use crate::cloud::public_key;
@@ -35,6 +36,10 @@ const PAGE: &str = "1000";
 const MAX_PAGES: usize = 1000;
 /// The most things of one kind, ours or not.
 const MAX_THINGS: usize = 100_000;
+/// The most links of one page: to the one before, and to the next.
+const MAX_LINKS: usize = 100;
+/// What Cinder has had attachments of their own since (Ocata, 2017).
+const ATTACHMENTS: &str = "volume 3.27";
 
 /// One kind of thing as its service describes it.
 trait Wire: DeserializeOwned + Send {
@@ -48,12 +53,18 @@ trait Wire: DeserializeOwned + Send {
         Vec::new()
     }
 
+    /// What holds it to a server, and has to be undone before it can be removed.
+    fn attachments(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The thing, if it bears the marks.
     fn ours(self, search: &Search) -> Option<Leftover>;
 }
 
 /// One page of any list.
 #[derive(Deserialize)]
+#[serde(bound = "T: DeserializeOwned")]
 struct Page<T> {
     #[serde(
         alias = "keypairs",
@@ -62,7 +73,7 @@ struct Page<T> {
         alias = "ports",
         alias = "floatingips"
     )]
-    things: Vec<T>,
+    things: Few<T, MAX_THINGS>,
     #[serde(
         default,
         alias = "keypairs_links",
@@ -70,7 +81,7 @@ struct Page<T> {
         alias = "ports_links",
         alias = "floatingips_links"
     )]
-    links: Vec<PageLink>,
+    links: Few<PageLink, MAX_LINKS>,
     /// Glance has one link, outside the list of links.
     #[serde(default)]
     next: Option<String>,
@@ -85,7 +96,7 @@ struct PageLink {
 impl<T> Page<T> {
     /// The address of the next page; `None` only when this is the last.
     fn next(&self) -> Option<&str> {
-        let mut links = self.links.iter();
+        let mut links = self.links.0.iter();
         let link = links.find(|link| link.rel == "next");
         link.map(|link| link.href.as_str()).or(self.next.as_deref())
     }
@@ -239,6 +250,8 @@ impl WireVolume {
 struct Attachment {
     #[serde(default)]
     server_id: Option<String>,
+    #[serde(default)]
+    attachment_id: Option<String>,
 }
 
 impl Wire for WireVolume {
@@ -250,11 +263,19 @@ impl Wire for WireVolume {
         vec![("limit", PAGE.to_owned())]
     }
 
+    fn attachments(&self) -> Vec<String> {
+        let attachments = self.attachments.iter();
+        attachments
+            .filter_map(|attachment| attachment.attachment_id.clone())
+            .collect()
+    }
+
     fn ours(self, search: &Search) -> Option<Leftover> {
         let is_of_nova = self.is_of_nova();
         let metadata = self.metadata.unwrap_or_default();
         let mark = |key: &str| metadata.get(key).map(String::as_str);
         let marked = search.owner.is_marked(mark(SPACE_MARK), mark(MANAGER_MARK));
+        let is_shared = self.attachments.len() > 1;
         let attached = self.attachments.into_iter().next();
         let of_gone = search.gone_volumes.contains(&self.id)
             || attached.as_ref().is_some_and(|attachment| {
@@ -265,6 +286,7 @@ impl Wire for WireVolume {
             return None;
         }
         let user = match attached.map(|attachment| attachment.server_id) {
+            Some(_) if is_shared => Some(User::Other("it is attached more than once".to_owned())),
             Some(Some(server)) => Some(User::Machine(CloudId::new(server))),
             Some(None) => Some(User::Other("it is attached".to_owned())),
             None if self.status == "available" || self.status.starts_with("error") => None,
@@ -444,15 +466,11 @@ impl OpenStack {
                 });
             }
             let answer = reply.answer;
-            let page: Page<T> =
-                serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(error))?;
+            let page: Page<T> = document::read(&answer)?;
             let next = page.next().map(query_of);
-            things += page.things.len();
-            ours.extend(
-                page.things
-                    .into_iter()
-                    .filter_map(|thing| thing.ours(search)),
-            );
+            things += page.things.0.len();
+            let listed = page.things.0.into_iter();
+            ours.extend(listed.filter_map(|thing| thing.ours(search)));
             seen.insert(query);
             let Some(next) = next else { break };
             if seen.contains(&next) || seen.len() >= MAX_PAGES || things > MAX_THINGS {
@@ -510,9 +528,9 @@ impl OpenStack {
             404 => return Ok(Removal::AlreadyGone),
             _ => return Err(self.refused(&reply, reply.answer.read_kind())),
         }
-        let found: One<T> = serde_json::from_slice(&reply.answer.body)
-            .map_err(|error| reply.answer.unreadable(error))?;
+        let found: One<T> = document::read(&reply.answer)?;
         let (One::Wrapped { thing } | One::Bare(thing)) = found;
+        let attachments = thing.attachments();
         match thing.ours(search) {
             None => return Ok(Removal::Changed("it bears our marks no more".to_owned())),
             Some(now) if now.user != leftover.user => {
@@ -520,13 +538,29 @@ impl OpenStack {
             }
             Some(_) => {}
         }
-        if let Some(User::Machine(server)) = &leftover.user
-            && self.find_server(server).await?.is_some()
-        {
-            let why = format!("server {server} is not listed, and still there");
-            return Ok(Removal::Changed(why));
+        if let Some(User::Machine(server)) = &leftover.user {
+            if self.find_server(server).await?.is_some() {
+                let why = format!("server {server} is not listed, and still there");
+                return Ok(Removal::InUse(why));
+            }
+            // Where Nova and Cinder lost sight of each other when the server went.
+            for attachment in attachments {
+                self.detach(&attachment).await?;
+            }
         }
         self.delete_thing::<T>(&leftover.id).await
+    }
+
+    /// Ends the attachment of a volume to a server that is gone. Of one that is there Cinder refuses it.
+    async fn detach(&self, attachment: &str) -> Result<(), CloudError> {
+        let path = ["attachments", checked(attachment)?];
+        let target = Target::of(Service::Volume, &path).version(ATTACHMENTS);
+        let reply = self.ask(Method::DELETE, &target, None).await;
+        let reply = reply.map_err(Trouble::into_error)?;
+        match reply.status() {
+            200..=299 | 404 => Ok(()),
+            _ => Err(self.refused(&reply, reply.answer.read_kind())),
+        }
     }
 
     async fn delete_thing<T: Wire>(&self, id: &str) -> Result<Removal, CloudError> {

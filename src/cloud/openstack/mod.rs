@@ -31,7 +31,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::Url;
 
 use self::auth::{Identity, Session};
@@ -41,7 +41,7 @@ use self::keys::Keys;
 use super::http::{Answer, Failure, FileBody, Http, HttpTimes, Request};
 use super::{
     Cloud, CloudError, CloudErrorKind, CreateRequest, Deletion, FoundImage, Leftovers, NewImage,
-    Outside, Removal, Search, UploadProgress,
+    NotListed, Outside, Removal, Search, UploadProgress,
 };
 use crate::clock::Clock;
 use crate::config::OpenStackOptions;
@@ -53,6 +53,8 @@ use crate::model::{
 const MAX_FLAVOR_PAGES: usize = 100;
 /// The most flavors of all pages, which bounds the memory they take.
 const MAX_FLAVORS: usize = 10_000;
+/// Where a request says which microversion it is written for.
+const API_VERSION: HeaderName = HeaderName::from_static("openstack-api-version");
 
 /// A connection to one project of one OpenStack.
 pub struct OpenStack {
@@ -117,6 +119,8 @@ struct Target<'a> {
     service: Service,
     path: &'a [&'a str],
     query: Option<String>,
+    /// The service and its microversion, where the default is not enough.
+    version: Option<&'static str>,
 }
 
 impl<'a> Target<'a> {
@@ -125,6 +129,7 @@ impl<'a> Target<'a> {
             service,
             path,
             query: None,
+            version: None,
         }
     }
 
@@ -139,6 +144,17 @@ impl<'a> Target<'a> {
     fn query(mut self, query: Option<String>) -> Self {
         self.query = query;
         self
+    }
+
+    const fn version(mut self, version: &'static str) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let version = self.version.map(HeaderValue::from_static);
+        let named = version.map(|version| (API_VERSION, version));
+        named.into_iter().collect()
     }
 
     fn url(&self, session: &Session) -> Result<Url, CloudError> {
@@ -263,7 +279,7 @@ impl OpenStack {
             url: target.url(&session).map_err(Trouble::Before)?,
             token: Some(session.token.clone()),
             body: body.clone(),
-            headers: HeaderMap::new(),
+            headers: target.headers(),
         };
         let answer = if *method == Method::GET {
             self.http.read(&request).await
@@ -441,11 +457,18 @@ impl Cloud for OpenStack {
     }
 
     async fn leftovers(&self, search: &Search) -> Leftovers {
-        self.find_leftovers(search).await
+        let mut found = self.find_leftovers(search).await;
+        for listed in found.values_mut() {
+            if let Err(NotListed::Failed(error)) = listed {
+                *error = self.clean(error.clone());
+            }
+        }
+        found
     }
 
     async fn remove(&self, search: &Search, leftover: &Leftover) -> Result<Removal, CloudError> {
-        self.remove_leftover(search, leftover).await
+        let removed = self.remove_leftover(search, leftover).await;
+        removed.map_err(|error| self.clean(error))
     }
 
     async fn find_image(&self, image: &NewImage) -> Result<FoundImage, CloudError> {
