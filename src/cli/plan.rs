@@ -231,16 +231,11 @@ async fn look_at(
     let rule = (config.server.ca_path.as_path(), settings.clock.now());
     let (cloud_of, layout) = (cloud.as_ref(), store.layout());
     snapshot.images = images::look_once(&space, cloud_of, &settings.factory, layout, rule).await;
-    let (_, found) = find_leftovers(cloud.as_ref(), &space, &settings.factory, &snapshot).await;
+    let before = Sightings::new();
+    let finding = find_leftovers(cloud_of, &space, &settings.factory, &snapshot, &before);
+    let (_, found) = finding.await;
     let (found, now) = (listed(&found), settings.clock.now());
-    let leaks = leaks::leaks(
-        &space,
-        &snapshot,
-        &BTreeSet::new(),
-        &found,
-        &Sightings::new(),
-        now,
-    );
+    let leaks = leaks::leaks(&space, &snapshot, &BTreeSet::new(), &found, &before, now);
     Ok((space, snapshot, memory, leaks.counts))
 }
 

@@ -66,7 +66,8 @@ pub use leftovers::{Leftovers, NotListed, Removal, Search};
 ///    error. It changes nothing and may be called again.
 /// 10. `remove` looks again before it removes: what has lost our marks or found a user since it was
 ///    listed is left alone and is `Ok(Removal::Changed)`, or `InUse` where a machine uses it that no
-///    listing shows; what is not there is `Ok(Removal::AlreadyGone)`. Afterwards a create makes anew what it needs of it.
+///    listing shows; what is not there is `Ok(Removal::AlreadyGone)`. Afterwards a create makes anew
+///    what it needs of it.
 #[async_trait]
 pub trait Cloud: Send + Sync + fmt::Debug {
     /// Connects if needed, and tells quotas and flavors.

@@ -10,7 +10,7 @@ use crate::clock::Lap;
 use crate::cloud::{Cloud, Leftovers, NotListed, Search};
 use crate::config::SpaceConfig;
 use crate::decide::leaks::{self, Sightings};
-use crate::model::{FactoryName, Leftover, LeftoverKind, Owner, SpaceSnapshot};
+use crate::model::{FactoryName, Leftover, LeftoverKind, Owner, Seconds, SpaceSnapshot};
 use crate::record::LeakStatus;
 
 /// What one space remembers of it. A restart begins anew, on the careful side.
@@ -21,12 +21,14 @@ pub(super) struct LeakMemory {
     pub status: LeakStatus,
 }
 
-/// Lists what bears the marks of the space, beside machines. Changes nothing anywhere.
+/// Lists what bears the marks of the space, beside machines, and the volumes that were found before:
+/// once one is detached from its machine nothing else tells that it is ours. Changes nothing anywhere.
 pub async fn find_leftovers(
     cloud: &dyn Cloud,
     config: &SpaceConfig,
     factory: &FactoryName,
     snapshot: &SpaceSnapshot,
+    before: &Sightings,
 ) -> (Search, Leftovers) {
     let keys = act::public_keys(config).await;
     let (public_keys, unknown) = match keys {
@@ -37,11 +39,15 @@ pub async fn find_leftovers(
         space: config.name.clone(),
         manager: factory.clone(),
     };
+    let mut gone_volumes = leaks::gone_volumes(snapshot);
+    let found = before.keys();
+    let found = found.filter(|(kind, _)| *kind == LeftoverKind::Volume);
+    gone_volumes.extend(found.map(|(_, id)| id.clone()));
     let search = Search {
         owner,
         public_keys,
         gone: leaks::gone(snapshot),
-        gone_volumes: leaks::gone_volumes(snapshot),
+        gone_volumes,
     };
     let mut found = cloud.leftovers(&search).await;
     if let Some(why) = unknown {
@@ -63,18 +69,16 @@ pub fn listed(found: &Leftovers) -> BTreeMap<LeftoverKind, Vec<Leftover>> {
 impl Pass<'_> {
     /// Looks for leftovers when it is time to, and removes those that have been seen twice.
     pub(super) async fn look_for_leaks(&mut self, snapshot: &SpaceSnapshot, actor: &Actor) {
-        let now = self.common.clock.now();
+        let clock = &self.common.clock;
+        let now = clock.now();
         let looked = self.known.leaks.looked;
         if !leaks::time_to_look(snapshot, looked.map(|looked| looked.at()), now) {
             return;
         }
-        if looked.is_some_and(|looked| self.common.clock.skipped(&looked) > LATE) {
-            // What seems to be long ago may be a minute.
-            self.known.leaks.sightings.clear();
-        }
-        let began = self.common.clock.lap();
+        let began = clock.lap();
         let (cloud, config) = (self.cloud.as_ref(), self.config.as_ref());
-        let finding = find_leftovers(cloud, config, &self.common.factory, snapshot);
+        let sightings = &self.known.leaks.sightings;
+        let finding = find_leftovers(cloud, config, &self.common.factory, snapshot, sightings);
         let (search, found) = tokio::select! {
             biased;
             () = self.common.stop.cancelled() => return,
@@ -84,9 +88,17 @@ impl Pass<'_> {
         memory.looked = Some(began);
         let running = self.known.memory.machines.values();
         let running = running.filter(|files| files.stopped.is_none());
-        let made = running.filter_map(|files| files.id.clone()).collect();
+        let on_file = running.filter_map(|files| files.id.clone()).collect();
+        // What seems to have been seen long ago was perhaps seen a minute ago.
+        let skipped = looked.map_or(Seconds::default(), |looked| clock.skipped(&looked));
+        let anew = Sightings::new();
+        let before = if skipped > LATE {
+            &anew
+        } else {
+            &memory.sightings
+        };
         let listed = listed(&found);
-        let mut leaks = leaks::leaks(config, snapshot, &made, &listed, &memory.sightings, now);
+        let mut leaks = leaks::leaks(config, snapshot, &on_file, &listed, before, now);
         let status = &mut memory.status;
         status.note_look(
             &found,

@@ -513,6 +513,7 @@ mod tests {
         times: Times,
         deletes: Mutex<Vec<CloudId>>,
         removals: Mutex<usize>,
+        volumes_looked_for: Mutex<usize>,
     }
 
     #[async_trait]
@@ -541,15 +542,16 @@ mod tests {
             Ok(Deletion::Accepted)
         }
 
-        async fn leftovers(&self, _: &Search) -> Leftovers {
-            let port = |number| Leftover {
-                kind: LeftoverKind::Port,
-                id: format!("port-{number}"),
+        async fn leftovers(&self, search: &Search) -> Leftovers {
+            *self.volumes_looked_for.lock().unwrap() = search.gone_volumes.len();
+            let volume = |number| Leftover {
+                kind: LeftoverKind::Volume,
+                id: format!("volume-{number}"),
                 name: String::new(),
                 user: None,
             };
-            let ports = (0..self.times.left).map(port).collect();
-            Leftovers::from([(LeftoverKind::Port, Ok(ports))])
+            let volumes = (0..self.times.left).map(volume).collect();
+            Leftovers::from([(LeftoverKind::Volume, Ok(volumes))])
         }
 
         async fn remove(&self, _: &Search, _: &Leftover) -> Result<Removal, CloudError> {
@@ -595,7 +597,7 @@ mod tests {
         listing: Seconds,
         set_forward: i64,
         deleting: Seconds,
-        /// So many ports are left over.
+        /// So many volumes are left over.
         left: usize,
         removing: Seconds,
     }
@@ -687,6 +689,7 @@ mod tests {
                 times,
                 deletes: Mutex::default(),
                 removals: Mutex::default(),
+                volumes_looked_for: Mutex::default(),
             });
             let space = self.config.spaces.values().next().unwrap();
             let pass = Pass {
@@ -764,6 +767,23 @@ mod tests {
         assert_eq!(world.removals(1, 0).await, 0, "a minute later");
         world.common.clock.sleep(Seconds::new(600)).await;
         assert_eq!(world.removals(1, 0).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_volume_that_was_found_once_is_looked_for_until_it_is_gone() {
+        let mut world = World::with_machines(0);
+        let mut looked_for = Vec::new();
+        for left in [2, 1, 0, 0] {
+            let times = Times {
+                left,
+                ..Times::default()
+            };
+            let cloud = world.run(times).await;
+            looked_for.push(*cloud.volumes_looked_for.lock().unwrap());
+            world.common.clock.sleep(Seconds::new(600)).await;
+        }
+        // The second look removes the one that is left.
+        assert_eq!(looked_for, [0, 2, 0, 0]);
     }
 
     #[tokio::test(start_paused = true)]

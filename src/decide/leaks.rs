@@ -97,11 +97,12 @@ fn over(snapshot: &SpaceSnapshot) -> impl Iterator<Item = &Machine> {
 }
 
 /// Judges what a look at `now` has listed, which is all there is of the kinds in `listed`. The
-/// other kinds stay as they were. The machines in `made` have been created since the scan.
+/// other kinds stay as they were. By `on_file` go machines that have been made since the scan: it has
+/// those whose directories say now that they have not ended.
 pub fn leaks(
     config: &SpaceConfig,
     snapshot: &SpaceSnapshot,
-    made: &BTreeSet<CloudId>,
+    on_file: &BTreeSet<CloudId>,
     listed: &BTreeMap<LeftoverKind, Vec<Leftover>>,
     before: &Sightings,
     now: Timestamp,
@@ -112,7 +113,7 @@ pub fn leaks(
             ..Leaks::default()
         };
     }
-    let users = Users::of(config, snapshot, made);
+    let users = Users::of(config, snapshot, on_file);
     let mut leaks = Leaks::default();
     let not_listed = before
         .iter()
@@ -127,14 +128,14 @@ pub fn leaks(
                 count.used = count.used.saturating_add(1);
                 continue;
             }
-            count.left = count.left.saturating_add(1);
             let key = (*kind, thing.id.clone());
             let known = before.get(&key).filter(|known| known.first <= now);
-            let sighting = known.copied().unwrap_or(Sighting {
-                first: now,
-                tries: 0,
-                tried: None,
-            });
+            let sighting = known.copied().unwrap_or(Sighting::new(now));
+            if sighting.hidden_use {
+                count.used = count.used.saturating_add(1);
+            } else {
+                count.left = count.left.saturating_add(1);
+            }
             leaks.sightings.insert(key, sighting);
             let kept = *kind == LeftoverKind::Image && config.keep_old_images;
             let known = users.all_listed || !is_known_by_listing(*kind);
@@ -220,7 +221,7 @@ impl<'a> Users<'a> {
     fn of(
         config: &'a SpaceConfig,
         snapshot: &'a SpaceSnapshot,
-        made: &'a BTreeSet<CloudId>,
+        on_file: &'a BTreeSet<CloudId>,
     ) -> Self {
         let listed = || -> Box<dyn Iterator<Item = &'a CloudMachine>> {
             let ours = snapshot.machines.iter();
@@ -246,7 +247,7 @@ impl<'a> Users<'a> {
             machines: listed()
                 .map(|vm| &vm.id)
                 .chain(not_over)
-                .chain(made)
+                .chain(on_file)
                 .collect(),
             keys: listed().filter_map(|vm| vm.key.as_deref()).collect(),
             images: listed()

@@ -153,6 +153,20 @@ pub struct Sighting {
     pub tries: u32,
     /// When the last time was.
     pub tried: Option<Timestamp>,
+    /// Whether that found a machine that uses it and that no listing shows.
+    pub hidden_use: bool,
+}
+
+impl Sighting {
+    /// The first, at `now`.
+    pub const fn new(now: Timestamp) -> Self {
+        Self {
+            first: now,
+            tries: 0,
+            tried: None,
+            hidden_use: false,
+        }
+    }
 }
 
 #[cfg(test)]

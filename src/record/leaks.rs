@@ -108,17 +108,18 @@ impl LeakStatus {
                     info!("{leftover} is not removed: {why}");
                 }
                 Ok(Removal::InUse(why)) => {
-                    note_try(sightings, &key, now);
-                    let status = self.kinds.entry(leftover.kind).or_default();
-                    status.count.left = status.count.left.saturating_sub(1);
-                    status.count.used = status.count.used.saturating_add(1);
+                    if !note_try(sightings, &key, true, now) {
+                        let status = self.kinds.entry(leftover.kind).or_default();
+                        status.count.left = status.count.left.saturating_sub(1);
+                        status.count.used = status.count.used.saturating_add(1);
+                    }
                     if repeats.is_news(&subject, why) {
                         info!("{leftover} is not removed: {why}; looking again later");
                     }
                 }
                 Err(RemoveError::NotTried) => debug!("{leftover} is not removed in this cycle"),
                 Err(RemoveError::Cloud(error)) => {
-                    note_try(sightings, &key, now);
+                    note_try(sightings, &key, false, now);
                     if repeats.is_news(&subject, &error.message) {
                         warn!(
                             "cannot remove {leftover}: {error}; this is tried again, at most once an hour after the third time"
@@ -130,11 +131,19 @@ impl LeakStatus {
     }
 }
 
-fn note_try(sightings: &mut Sightings, key: &(LeftoverKind, String), now: Timestamp) {
-    if let Some(sighting) = sightings.get_mut(key) {
-        sighting.tries = sighting.tries.saturating_add(1);
-        sighting.tried = Some(now);
-    }
+/// Notes a removal that did not succeed, and says whether the one before found a hidden use already.
+fn note_try(
+    sightings: &mut Sightings,
+    key: &(LeftoverKind, String),
+    hidden_use: bool,
+    now: Timestamp,
+) -> bool {
+    let Some(sighting) = sightings.get_mut(key) else {
+        return false;
+    };
+    sighting.tries = sighting.tries.saturating_add(1);
+    sighting.tried = Some(now);
+    std::mem::replace(&mut sighting.hidden_use, hidden_use)
 }
 
 /// What [`Repeats`] calls the trouble with a removal.
@@ -168,16 +177,12 @@ mod tests {
             user: None,
         };
         let key = (leftover.kind, leftover.id.clone());
-        let sighting = Sighting {
-            first: now,
-            tries: 0,
-            tried: None,
-        };
+        let sighting = Sighting::new(now);
         let mut sightings = Sightings::from([(key.clone(), sighting)]);
         let (mut status, mut repeats) = (LeakStatus::default(), Repeats::default());
+        let kind = status.kinds.entry(leftover.kind).or_default();
+        kind.count = LeakCount { left: 1, used: 0 };
         for tries in 1..3 {
-            let kind = status.kinds.entry(leftover.kind).or_default();
-            kind.count = LeakCount { left: 1, used: 0 };
             let why = "server s is not listed, and still there";
             let outcome = RemoveOutcome {
                 remove: Remove {
@@ -216,11 +221,7 @@ mod tests {
         ] {
             let mut status = LeakStatus::default();
             let mut repeats = Repeats::default();
-            let sighting = Sighting {
-                first: now,
-                tries: 0,
-                tried: None,
-            };
+            let sighting = Sighting::new(now);
             let mut sightings = Sightings::from([(key.clone(), sighting)]);
             for (result, stands) in [(refused(), true), (Ok(end.clone()), false)] {
                 let outcome = RemoveOutcome {

@@ -389,6 +389,13 @@ async fn a_volume_that_a_server_took_along_is_detached_before_it_is_removed() {
             ("GET", "/cinder/v3/p1/volumes/two") => {
                 volume(json!([of("gone-1", "a1"), of("s1", "a3")]))
             }
+            ("GET", "/cinder/v3/p1/volumes/twice") => {
+                volume(json!([of("gone-1", "a4"), of("gone-1", "a5")]))
+            }
+            ("DELETE", "/cinder/v3/p1/attachments/a4" | "/cinder/v3/p1/attachments/a5") => {
+                Reply::json(200, json!({"attachments": []}))
+            }
+            ("DELETE", "/cinder/v3/p1/volumes/twice") => Reply::html(503, "later"),
             ("DELETE", "/cinder/v3/p1/attachments/a1") => {
                 state.store(false, Ordering::SeqCst);
                 Reply::json(200, json!({"attachments": []}))
@@ -422,6 +429,9 @@ async fn a_volume_that_a_server_took_along_is_detached_before_it_is_removed() {
     assert_eq!(version, "volume 3.27");
     let error = remove("refused").await.unwrap_err();
     assert_eq!(error.kind, CloudErrorKind::Rejected, "{error}");
+    let error = remove("twice").await.unwrap_err();
+    assert_eq!(error.kind, CloudErrorKind::Transient, "{error}");
+    assert_eq!(nova.count("DELETE", "/cinder/v3/p1/attachments/a5"), 1);
     // Another server has it as well.
     let outcome = remove("two").await;
     assert!(matches!(outcome, Ok(Removal::Changed(_))), "{outcome:?}");

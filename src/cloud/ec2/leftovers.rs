@@ -146,8 +146,8 @@ impl Ec2 {
         if self.fingerprint(&leftover.id).await?.is_none() {
             return Ok(Removal::AlreadyGone);
         }
-        if let Some(why) = changed(our_key_pair(leftover.id.clone(), search)) {
-            return Ok(Removal::Changed(why));
+        if let Some(kept) = kept(our_key_pair(leftover.id.clone(), search)) {
+            return Ok(kept);
         }
         let removed = self.client.delete_key_pair().key_name(&leftover.id);
         let removed = removed.send().await.map_err(Problem::from);
@@ -175,8 +175,8 @@ impl Ec2 {
         let Some(volume) = volumes.into_iter().find(is_it) else {
             return Ok(Removal::AlreadyGone);
         };
-        if let Some(why) = changed(our_volume(volume, search)) {
-            return Ok(Removal::Changed(why));
+        if let Some(kept) = kept(our_volume(volume, search)) {
+            return Ok(kept);
         }
         let removed = self.client.delete_volume().volume_id(&leftover.id);
         match removed.send().await.map_err(Problem::from) {
@@ -188,15 +188,18 @@ impl Ec2 {
 }
 
 /// Why a thing is not to be removed, now that it has been looked at again.
-fn changed(now: Option<Leftover>) -> Option<String> {
+fn kept(now: Option<Leftover>) -> Option<Removal> {
     match now {
-        None => Some("it does not bear our marks any more".to_owned()),
+        None => Some(Removal::Changed(
+            "it does not bear our marks any more".to_owned(),
+        )),
         Some(Leftover {
             user: Some(user), ..
         }) => Some(match user {
-            User::Configuration => "the configuration asks for it".to_owned(),
-            User::Machine(id) => format!("it is used by the machine {id}"),
-            User::Other(what) => what,
+            User::Configuration => Removal::Changed("the configuration asks for it".to_owned()),
+            // Of an instance that is terminated, until EC2 lets go of it.
+            User::Machine(id) => Removal::InUse(format!("the instance {id} has it")),
+            User::Other(what) => Removal::Changed(what),
         }),
         Some(Leftover { user: None, .. }) => None,
     }

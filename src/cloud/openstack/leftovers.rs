@@ -275,18 +275,20 @@ impl Wire for WireVolume {
         let metadata = self.metadata.unwrap_or_default();
         let mark = |key: &str| metadata.get(key).map(String::as_str);
         let marked = search.owner.is_marked(mark(SPACE_MARK), mark(MANAGER_MARK));
-        let is_shared = self.attachments.len() > 1;
-        let attached = self.attachments.into_iter().next();
+        let attached = self.attachments.first();
+        let attached = attached.map(|attachment| attachment.server_id.clone());
+        let mut servers = self.attachments.iter().map(|other| &other.server_id);
+        let is_shared = servers.any(|server| Some(server) != attached.as_ref());
         let of_gone = search.gone_volumes.contains(&self.id)
-            || attached.as_ref().is_some_and(|attachment| {
-                let server = attachment.server_id.clone().map(CloudId::new);
-                server.is_some_and(|server| search.gone.contains(&server))
+            || attached.iter().flatten().any(|server| {
+                let server = CloudId::new(server.clone());
+                search.gone.contains(&server)
             });
         if !(marked || of_gone && is_of_nova) || self.status == "deleting" {
             return None;
         }
-        let user = match attached.map(|attachment| attachment.server_id) {
-            Some(_) if is_shared => Some(User::Other("it is attached more than once".to_owned())),
+        let user = match attached {
+            Some(_) if is_shared => Some(User::Other("several servers have it".to_owned())),
             Some(Some(server)) => Some(User::Machine(CloudId::new(server))),
             Some(None) => Some(User::Other("it is attached".to_owned())),
             None if self.status == "available" || self.status.starts_with("error") => None,
@@ -458,7 +460,7 @@ impl OpenStack {
             let reply = self.ask(Method::GET, &target, None).await;
             let reply = reply.map_err(Trouble::into_error)?;
             if !reply.is_success() {
-                let error = self.refused(&reply, reply.answer.read_kind());
+                let error = self.clean(self.refused(&reply, reply.answer.read_kind()));
                 return Err(if matches!(reply.status(), 403 | 404 | 405 | 501) {
                     NotListed::Unavailable(error.to_string())
                 } else {
@@ -551,7 +553,8 @@ impl OpenStack {
         self.delete_thing::<T>(&leftover.id).await
     }
 
-    /// Ends the attachment of a volume to a server that is gone. Of one that is there Cinder refuses it.
+    /// Ends the attachment of a volume to a server that is gone. (A Cinder since 2023 asks Nova itself
+    /// whether it is.)
     async fn detach(&self, attachment: &str) -> Result<(), CloudError> {
         let path = ["attachments", checked(attachment)?];
         let target = Target::of(Service::Volume, &path).version(ATTACHMENTS);

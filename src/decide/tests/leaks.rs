@@ -190,6 +190,20 @@ fn what_only_a_listing_tells_of_is_not_removed_while_a_machine_is_not_listed() {
 }
 
 #[test]
+fn what_a_hidden_machine_uses_counts_as_used_until_a_removal_finds_otherwise() {
+    let (config, snapshot) = (config(), snapshot());
+    let listed = listed(&[thing(LeftoverKind::Port, "p", machine("hidden"))]);
+    let mut sighting = Sighting::new(at(0));
+    sighting.hidden_use = true;
+    let before = Sightings::from([((LeftoverKind::Port, "p".to_owned()), sighting)]);
+    let found = leaks(&config, &snapshot, &listed, &before, at(600));
+    let count = found.counts[&LeftoverKind::Port];
+    assert_eq!((count.left, count.used), (0, 1));
+    assert_eq!(ids(&found), ["p"], "it is tried again");
+    assert_eq!(found.sightings, before);
+}
+
+#[test]
 fn what_a_machine_uses_that_was_made_since_the_scan_is_not_left_over() {
     let volume = thing(LeftoverKind::Volume, "v", machine("made"));
     let count = |made: &[&str]| {
@@ -269,14 +283,7 @@ fn a_scan_that_lists_none_of_our_machines_is_no_ground_to_judge_on() {
     empty.empty_scans = 1;
     assert!(!time_to_look(&empty, None, at(0)));
     let port = thing(LeftoverKind::Port, "p", machine(HERE));
-    let before = Sightings::from([(
-        (LeftoverKind::Port, "p".to_owned()),
-        Sighting {
-            first: at(0),
-            tries: 0,
-            tried: None,
-        },
-    )]);
+    let before = Sightings::from([((LeftoverKind::Port, "p".to_owned()), Sighting::new(at(0)))]);
     let found = leaks(&config(), &empty, &listed(&[port]), &before, at(10_000));
     assert_eq!(found.removals, []);
     assert_eq!(found.sightings, before);
