@@ -163,9 +163,12 @@ fn heartbeat(
                 .then_some(Reason::RemoteSilent { silence })
         }
         Heartbeat::Missing => {
-            // One that was running when nobody could hear it may have begun then, and been told so:
-            // its next heartbeat is due as any other is.
-            let begun = heard < ran && heard <= configured.heartbeat;
+            // One that was there when nobody could hear it may have begun then, and been refused: its
+            // next heartbeat is due as any other is. (When it began to run the cloud tells anew when it
+            // is resized.)
+            let created = machine.machine.files.created;
+            let was_there = hearing_since.is_some_and(|since| since > created);
+            let begun = was_there && heard <= configured.heartbeat;
             (!begun).then_some(Reason::HeartbeatMissing { ran })
         }
         Heartbeat::At(time) => {

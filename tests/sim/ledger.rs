@@ -535,8 +535,8 @@ impl Ledger {
     }
 
     /// Since when the youngest machine of a machinetype runs that the latest listing showed as running or
-    /// being built, or that this pass has asked for; one that does not run yet does so now. A cloud whose clock was wrong
-    /// may tell of any as older.
+    /// being built, or that this pass has asked for; one that does not run yet does so now. A cloud whose
+    /// clock was wrong may tell of any as older.
     pub fn youngest(&self, machinetype: &str, cloud: &Cloud, now: u64) -> Option<u64> {
         if cloud.clock_has_been_wrong() {
             return None;
@@ -546,7 +546,9 @@ impl Ledger {
             let seen = self.listed.get(&server.id);
             let is_shown = seen.is_some_and(|seen| seen.running || !(seen.alive || seen.over));
             let is_new = self.asked_in_this_pass.contains_key(&server.first_name);
-            let is_ours = self.owns(server) && kind == Some(machinetype);
+            // Somebody's under the name of a machine that has ended is none that is tried.
+            let is_asked_for = matches!(server.maker, Maker::Request { .. });
+            let is_ours = is_asked_for && self.owns(server) && kind == Some(machinetype);
             is_ours && (is_shown || is_new) && server.ended.is_none()
         };
         let running_since = |server: &Server| server.running_since.unwrap_or(now);

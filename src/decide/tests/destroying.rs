@@ -164,13 +164,15 @@ fn rule_4_silence_counts_only_while_machines_could_write() {
 
 #[test]
 fn rule_4_a_machine_refused_once_is_not_due_again_before_heartbeat_seconds() {
-    // It may have begun while nobody could hear it; one that began later has fizzle_seconds.
+    // It may have begun while nobody could hear it, even where the cloud tells a later start, as after
+    // a resize; one that was made later has fizzle_seconds.
     check(
-        "scans listening=-601
+        "scans listening=-610
          a heartbeat_file=beat heartbeat_seconds=1000 fizzle_seconds=600
-         a.1 running started=-602 heartbeat=missing
-         a.2 running started=-601 heartbeat=missing",
-        "delete a.2: 700 Heartbeat file not created",
+         a.1 running created=-611 started=-611 heartbeat=missing
+         a.2 running created=-611 started=-601 heartbeat=missing
+         a.3 running created=-610 started=-601 heartbeat=missing",
+        "delete a.3: 700 Heartbeat file not created",
     );
     // With 0 nothing says how often it is written: as soon as is asked for in the beginning.
     check(
