@@ -106,7 +106,22 @@ pub struct Knowledge {
     /// There were two that did not show it, and, where the factory could ask for it alone, the answer
     /// was that there is no such server: it may take it for gone.
     pub written_off: bool,
+    /// A listing did not show it, nor did any before, when a machine whose creation was not answered is
+    /// given up: it may have begun to be only just before.
+    given_up: bool,
 }
+
+/// A creation that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Asked {
+    /// Whether it may have made a server.
+    may_have_made: bool,
+    /// The listing that it was decided by.
+    at: u64,
+}
+
+/// A machine that was asked for without an answer is given up so long after its directory was made.
+const ADOPTION: u64 = 600;
 
 /// What may be created at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,8 +148,10 @@ pub struct Ledger {
     fresh: BTreeMap<String, Knowledge>,
     /// Listings in a row that showed none of several servers of ours.
     suspects: u32,
-    /// Names asked for, and whether that may have made a server.
-    asked_for: BTreeMap<String, bool>,
+    /// Names asked for.
+    asked_for: BTreeMap<String, Asked>,
+    /// When the latest complete listing ended.
+    listed_at: u64,
     /// Machines that have lost their directories: a listing without marks does not tell whose they are.
     pub lost: BTreeSet<String>,
     /// max_machines of machinetypes that have one.
@@ -163,6 +180,7 @@ impl Ledger {
             passes: 0,
             suspects: 0,
             asked_for: BTreeMap::new(),
+            listed_at: 0,
             lost: BTreeSet::new(),
             most: BTreeMap::new(),
             asked_in_this_pass: BTreeMap::new(),
@@ -260,6 +278,7 @@ impl Ledger {
             known.omitted = fresh.omitted;
             known.shown |= fresh.shown;
             known.written_off |= fresh.written_off;
+            known.given_up |= fresh.given_up;
             known.lied_about |= fresh.lied_about;
             known.shown_alive |= fresh.shown_alive;
             known.told_run = fresh.told_run;
@@ -345,6 +364,7 @@ impl Ledger {
         let now = times.ended;
         self.listing = Listing::Complete;
         self.listings += 1;
+        self.listed_at = now;
         self.listed.clone_from(seen);
         self.suspects = if self.is_suspect(seen, cloud) {
             self.suspects + 1
@@ -373,6 +393,9 @@ impl Ledger {
                 None => {
                     known.omitted += 1;
                     known.written_off |= known.omitted >= 2 && is_believed && !known.shown;
+                    let asked = self.asked_for.get(&server.first_name);
+                    let is_late = asked.is_some_and(|asked| now >= asked.at + ADOPTION);
+                    known.given_up |= is_late && !known.shown;
                 }
             }
         }
@@ -467,7 +490,8 @@ impl Ledger {
                 self.factory
             ));
         }
-        if self.asked_for.get(name) == Some(&true) {
+        let before = self.asked_for.get(name);
+        if before.is_some_and(|asked| asked.may_have_made) {
             return Err(format!(
                 "{} asks for {name} again although it may exist",
                 self.factory
@@ -530,7 +554,11 @@ impl Ledger {
                 self.factory
             ));
         }
-        self.asked_for.insert(name.to_owned(), true);
+        let asked = Asked {
+            may_have_made: true,
+            at: self.listed_at,
+        };
+        self.asked_for.insert(name.to_owned(), asked);
         Ok(())
     }
 
@@ -569,7 +597,8 @@ impl Ledger {
         // directory.
         let is_over = server.ended.is_some() || !server.deletions.is_empty();
         let is_lost = self.lost.contains(&server.first_name);
-        let is_gone = known.written_off || is_lost || (is_over && known.omitted > 0);
+        let is_not_there = known.written_off || known.given_up;
+        let is_gone = is_not_there || is_lost || (is_over && known.omitted > 0);
         made_it && !is_gone
     }
 
@@ -603,7 +632,9 @@ impl Ledger {
 
     /// The POST was answered so that nothing can have come of it.
     pub fn was_refused(&mut self, name: &str) {
-        self.asked_for.insert(name.to_owned(), false);
+        if let Some(asked) = self.asked_for.get_mut(name) {
+            asked.may_have_made = false;
+        }
     }
 
     /// Names that it has asked for.
