@@ -167,16 +167,22 @@ mod tests {
     use crate::decide::leaks::Remove;
     use crate::model::{Leftover, Sighting};
 
-    #[test]
-    fn a_thing_in_use_by_what_no_listing_shows_is_told_of_once_and_waits() {
-        let now = Timestamp::from_unix(5000);
-        let leftover = Leftover {
+    /// A port that is left over, and what sightings call it.
+    fn port() -> (Leftover, (LeftoverKind, String)) {
+        let port = Leftover {
             kind: LeftoverKind::Port,
             id: "p1".to_owned(),
             name: String::new(),
             user: None,
         };
-        let key = (leftover.kind, leftover.id.clone());
+        let key = (port.kind, port.id.clone());
+        (port, key)
+    }
+
+    #[test]
+    fn a_thing_in_use_by_what_no_listing_shows_is_told_of_once_and_waits() {
+        let now = Timestamp::from_unix(5000);
+        let (leftover, key) = port();
         let sighting = Sighting::new(now);
         let mut sightings = Sightings::from([(key.clone(), sighting)]);
         let (mut status, mut repeats) = (LeakStatus::default(), Repeats::default());
@@ -203,13 +209,7 @@ mod tests {
     #[test]
     fn what_is_said_of_a_thing_is_forgotten_with_its_sighting() {
         let now = Timestamp::from_unix(5000);
-        let leftover = Leftover {
-            kind: LeftoverKind::Port,
-            id: "p1".to_owned(),
-            name: String::new(),
-            user: None,
-        };
-        let key = (leftover.kind, leftover.id.clone());
+        let (leftover, key) = port();
         let refused = || {
             let error = CloudError::new(CloudErrorKind::Rejected, "DELETE", "409");
             Err(RemoveError::Cloud(error))

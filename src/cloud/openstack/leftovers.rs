@@ -558,18 +558,16 @@ impl OpenStack {
     async fn detach(&self, attachment: &str) -> Result<(), CloudError> {
         let path = ["attachments", checked(attachment)?];
         let target = Target::of(Service::Volume, &path).version(ATTACHMENTS);
-        let reply = self.ask(Method::DELETE, &target, None).await;
-        let reply = reply.map_err(Trouble::into_error)?;
-        match reply.status() {
-            200..=299 | 404 => Ok(()),
-            _ => Err(self.refused(&reply, reply.answer.read_kind())),
-        }
+        self.delete_at(&target).await.map(drop)
     }
 
     async fn delete_thing<T: Wire>(&self, id: &str) -> Result<Removal, CloudError> {
         let path = path_of::<T>(id)?;
-        let target = Target::of(T::SERVICE, &path);
-        let reply = self.ask(Method::DELETE, &target, None).await;
+        self.delete_at(&Target::of(T::SERVICE, &path)).await
+    }
+
+    async fn delete_at(&self, target: &Target<'_>) -> Result<Removal, CloudError> {
+        let reply = self.ask(Method::DELETE, target, None).await;
         let reply = reply.map_err(Trouble::into_error)?;
         match reply.status() {
             200..=299 => Ok(Removal::Removed),
