@@ -422,6 +422,26 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_whose_start_cannot_be_written_down_has_run_since_it_was_first_seen() {
+        let name = "vcycle-a-aaaaaaaaaa";
+        let mut machine = testing::machine(name, MachineState::Running, 1000);
+        machine.files.started = None;
+        let mut memory = Memory::of([machine.files]);
+        let space = SpaceName::new("example.org").unwrap();
+        let factory = FactoryName::new("factory.example.org").unwrap();
+        let mut scan = |now: u64| {
+            let listing = vec![testing::listed(name, MachineState::Running)];
+            let snapshot = join(&space, &factory, CloudFacts::default(), listing, &memory);
+            memory.note_scan(&snapshot, Timestamp::from_unix(now));
+            let machine = &snapshot.machines[0];
+            [machine.first_running, machine.last_running].map(|time| time.map(Timestamp::unix))
+        };
+        assert_eq!(scan(5000), [None, None]);
+        assert_eq!(scan(5060), [Some(5000), Some(5000)]);
+        assert_eq!(scan(5120), [Some(5000), Some(5060)]);
+    }
+
+    #[test]
     fn a_vm_renamed_before_its_identifier_was_known_is_still_ours() {
         let new = "new.example.org";
         for name in ["my-vm", "vcycle-b-bbbbbbbbbb"] {

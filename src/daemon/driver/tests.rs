@@ -37,6 +37,22 @@ fn settings(dir: &std::path::Path, address: &str) -> Settings {
     }
 }
 
+/// Makes the directory of a machine, and tells where.
+fn machine(dir: &std::path::Path, space: &str) -> std::path::PathBuf {
+    let machine = dir.join("state/machines/vcycle-a-aaaaaaaaaa");
+    std::fs::create_dir_all(&machine).unwrap();
+    for (file, text) in [
+        ("space_name", space),
+        ("machinetype_name", "a"),
+        ("created", "1000"),
+    ] {
+        let disk = Disk::default();
+        disk.write(dir, &machine.join(file), text.as_bytes(), 0o644)
+            .unwrap();
+    }
+    machine
+}
+
 #[tokio::test]
 async fn a_watchdog_hears_of_the_driver_and_of_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
@@ -77,18 +93,7 @@ async fn a_cloud_that_hangs_while_it_is_looked_at_does_not_delay_the_end() {
 async fn a_space_that_was_lost_begins_again_with_its_directories() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(dir.path(), "127.0.0.1:1");
-    let machine = dir.path().join("state/machines/vcycle-a-aaaaaaaaaa");
-    std::fs::create_dir_all(&machine).unwrap();
-    for (file, text) in [
-        ("space_name", "example.org"),
-        ("machinetype_name", "a"),
-        ("created", "1000"),
-    ] {
-        let path = machine.join(file);
-        let disk = Disk::default();
-        disk.write(dir.path(), &path, text.as_bytes(), 0o644)
-            .unwrap();
-    }
+    machine(dir.path(), "example.org");
     let space = SpaceName::new("example.org").unwrap();
     let driver = Driver::begin(settings, CancellationToken::new(), Board::default()).await;
     let mut driver = driver.unwrap();
@@ -103,4 +108,24 @@ async fn a_space_that_was_lost_begins_again_with_its_directories() {
     assert_eq!(driver.machines[&space].len(), 1);
     driver.start_spaces().await;
     assert!(driver.machines.is_empty() && driver.running.len() == 1);
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_read_at_the_start_is_tried_again_in_each_cycle() {
+    let dir = tempfile::tempdir().unwrap();
+    let created = machine(dir.path(), "left.example.org").join("created");
+    let aside = dir.path().join("created");
+    let disk = Disk::default();
+    disk.rename(&created, &aside).unwrap();
+    std::fs::create_dir(&created).unwrap();
+    let settings = settings(dir.path(), "127.0.0.1:1");
+    let driver = Driver::begin(settings, CancellationToken::new(), Board::default()).await;
+    let mut driver = driver.unwrap();
+    driver.tick().await;
+    assert!(driver.machines.is_empty(), "it cannot be read");
+    std::fs::remove_dir(&created).unwrap();
+    disk.rename(&aside, &created).unwrap();
+    driver.tick().await;
+    let space = SpaceName::new("left.example.org").unwrap();
+    assert_eq!(driver.machines[&space].len(), 1);
 }
