@@ -209,12 +209,13 @@ fn start() {
             daemon.cpu(),
             daemon.resident_kib("VmRSS") / 1024
         );
-        // Processor time, because others work on this machine too; and not on a disk, which may
-        // have forgotten what it just wrote: there the figure is only told.
+        // Processor time, because others work on this machine too; that of all threads that read, so it
+        // is about twice as long as the start. And not on a disk, which may have forgotten what it just
+        // wrote: there the figure is only told.
         if parent == in_memory() {
             let cpu = daemon.cpu();
             assert!(
-                cpu < Duration::from_secs(10),
+                cpu < Duration::from_secs(20),
                 "it takes longer than seconds: {cpu:?}"
             );
         }
